@@ -1,0 +1,1 @@
+"""Ray jobs and the command line. Meets serving only in a release."""

@@ -1,0 +1,63 @@
+"""The folder in which a run leaves its intermediate results.
+
+One folder for each pair of (recipe, items): its name carries their digest, so that a changed
+recipe or table never meets stale results. Every file is written whole and renamed into place; a
+job whose output is there has nothing to do, which is all that resuming takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import Recipe
+
+ROOT = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths of one run; nothing here touches the disk."""
+
+    folder: Path
+
+    @property
+    def items_path(self) -> Path:
+        """The valid rows of the items table with their split, Parquet."""
+        return self.folder / "items.parquet"
+
+    @property
+    def pixels_path(self) -> Path:
+        """(n, size, size, 3) uint8 of the same rows; image tables only."""
+        return self.folder / "pixels.npy"
+
+    @property
+    def rejected_path(self) -> Path:
+        """Rows set aside under ``--skip-bad-rows``, with their reason."""
+        return self.folder / "rejected.parquet"
+
+    @property
+    def candidate(self) -> Path:
+        """The folder that becomes the release once its manifest is written."""
+        return self.folder / "candidate"
+
+    def checkpoint(self, tag: str) -> Path:
+        """Training state from which an interrupted training resumes."""
+        return self.folder / f"{tag}.checkpoint.pt"
+
+    def model(self, tag: str) -> Path:
+        """The trained model, torch."""
+        return self.folder / f"{tag}.pt"
+
+    def onnx(self, tag: str) -> Path:
+        """The exported model; written only after its parity check passed."""
+        return self.folder / f"{tag}.onnx"
+
+    def embeddings(self, tag: str) -> Path:
+        """(n, d) float32 of the rows of ``items_path`` that are served or measured."""
+        return self.folder / f"{tag}.npy"
+
+
+def main_tag(recipe: Recipe) -> str:
+    """Name of the model that is served: ``tcm`` where the recipe has the term, else ``base``."""
+    return "base" if recipe.loss.tcm is None else "tcm"

@@ -1,0 +1,1 @@
+"""Science and artefacts: no Ray, no HTTP, no Prometheus."""

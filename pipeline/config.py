@@ -1,0 +1,237 @@
+"""The recipe: what to train on, how, and what the threshold has to hold.
+
+A recipe is a TOML file read strictly into frozen dataclasses: an unknown key, a wrong type or
+an impossible relation is an error that names the file, the key and the remedy. Paths inside a
+recipe are relative to the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.strict import RecipeError, parse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """``[data]``: the items table and its open-world split by class."""
+
+    items: str
+    """Items table: Parquet, CSV, Arrow, or an image folder."""
+    calibrate_share: float = 0.25
+    """Share of the classes that the threshold is calibrated on."""
+    report_share: float = 0.25
+    """Share of the classes that the report measures; served beside the calibrated ones."""
+    split_seed: int = 0
+    """Moves classes between the splits; ignored where the table has a ``split`` column."""
+    held_out_column: str = ""
+    """Metadata column whose ``held_out_values`` are left out of training, gallery and counts."""
+    held_out_values: tuple[str, ...] = ()
+    """Values of ``held_out_column`` that are left out."""
+
+    def __post_init__(self) -> None:
+        """Check the relations between the fields."""
+        _require(0 < self.calibrate_share < 1, "calibrate_share", "between 0 and 1")
+        _require(0 < self.report_share < 1, "report_share", "between 0 and 1")
+        _require(self.calibrate_share + self.report_share < 1, "calibrate_share + report_share",
+                 "below 1, so that classes remain to train on")
+        _require(bool(self.held_out_column) == bool(self.held_out_values), "held_out_column",
+                 "set together with held_out_values")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """``[model]``: the network from an item to its embedding."""
+
+    backbone: str = "cnn"
+    """Name in the registry of ``pipeline/models``: ``cnn`` for images, ``mlp`` for vectors."""
+    dimension: int = 128
+    """Coordinates of an embedding."""
+    image_size: int = 48
+    """Side of the square that images are resized to, in pixels."""
+    width: int = 32
+    """Channels (cnn) or hidden units (mlp) of the first stage."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.dimension >= 2, "dimension", "at least 2")
+        _require(self.image_size >= 8, "image_size", "at least 8 pixels")
+        _require(self.width >= 4, "width", "at least 4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TcmConfig:
+    """``[loss.tcm]``: the threshold-consistent margin term (docs/methods.md section 2)."""
+
+    positive_margin: float = 0.9
+    """Cosine similarity below which a positive pair is hard."""
+    negative_margin: float = 0.5
+    """Cosine similarity above which a negative pair is hard."""
+    positive_weight: float = 1.0
+    """Weight of the positive term."""
+    negative_weight: float = 1.0
+    """Weight of the negative term."""
+    floor: int = 1
+    """Least denominator of each mean: a larger one damps the last few violations."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(-1 <= self.negative_margin < self.positive_margin <= 1, "negative_margin",
+                 "below positive_margin, both cosine similarities in [-1, 1]")
+        _require(self.positive_weight >= 0 and self.negative_weight >= 0, "positive_weight",
+                 "not negative, and neither negative_weight")
+        _require(self.floor >= 1, "floor", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """``[loss]``: a base loss, and TCM on top of it where ``[loss.tcm]`` is there."""
+
+    base: str = "multi_similarity"
+    """Name in the registry of ``pipeline/losses``."""
+    tcm: TcmConfig | None = None
+    """The threshold-consistent margin term; absent: the base loss alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """``[train]``: the optimisation."""
+
+    steps: int = 400
+    """Optimiser steps."""
+    classes_per_batch: int = 48
+    """Classes in a batch."""
+    items_per_class: int = 4
+    """Items of each of them."""
+    learning_rate: float = 2e-3
+    """Peak rate of AdamW; linear warm-up, cosine decay."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    workers: int = 0
+    """0 trains in this process; more go through Ray Train."""
+    device: str = "cpu"
+    """``cpu`` or ``cuda``."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.steps >= 1, "steps", "at least 1")
+        _require(self.classes_per_batch >= 2, "classes_per_batch", "at least 2")
+        _require(self.items_per_class >= 2, "items_per_class", "at least 2, or no positive pair")
+        _require(self.learning_rate > 0, "learning_rate", "above 0")
+        _require(0 <= self.warmup_steps <= self.steps, "warmup_steps", "between 0 and steps")
+        _require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
+        _require(self.workers >= 0, "workers", "0 or more")
+        _require(self.device in ("cpu", "cuda"), "device", "'cpu' or 'cuda'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexConfig:
+    """``[index]``: how candidates are proposed."""
+
+    kind: str = "auto"
+    """``flat`` (exact), ``ivf`` (calibrated match recall), or ``auto``: by segment size."""
+    match_recall: float = 0.999
+    """Share of all true matches that an inexact index has to propose."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.kind in ("auto", "flat", "ivf"), "kind", "'auto', 'flat' or 'ivf'")
+        _require(0 < self.match_recall <= 1, "match_recall", "in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationConfig:
+    """``[calibration]``: the rule that chooses the one threshold."""
+
+    rule: str = "far_target"
+    """``far_target``: largest threshold whose FAR meets the target; or ``max_mean_utility``."""
+    far_target: float = 1e-3
+    """FAR, mean over the customers, that the threshold may not exceed."""
+    range_far: tuple[float, float] = (1e-2, 1e-1)
+    """FARs (mean over the customers) that bound the calibration range of OPIS."""
+    spacing: str = "euclidean"
+    """Spacing of the thresholds in the calibration range: ``euclidean`` or ``cosine``."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.rule in ("far_target", "max_mean_utility"), "rule",
+                 "'far_target' or 'max_mean_utility'")
+        _require(0 < self.far_target < 1, "far_target", "between 0 and 1")
+        _require(0 < self.range_far[0] < self.range_far[1] < 1, "range_far",
+                 "two FARs, 0 < low < high < 1")
+        _require(self.spacing in ("euclidean", "cosine"), "spacing", "'euclidean' or 'cosine'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """``[report]``: what the calibration report compares."""
+
+    baseline: bool = False
+    """Train the base loss alone as well, with equal steps, and report both."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Everything that decides a release, apart from the items themselves."""
+
+    name: str
+    """Name of the recipe; the alias that ``limen run`` promotes to."""
+    seed: int = 0
+    """Seed of the initial weights and the batches."""
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        """Check the relations between the sections."""
+        _require(self.name.replace("-", "").replace("_", "").isalnum(), "name",
+                 "letters, digits, '-' and '_'")
+
+    def resolved(self) -> dict[str, object]:
+        """Every key with its value, defaults included, as JSON-ready data."""
+        return typing.cast("dict[str, object]", json.loads(json.dumps(dataclasses.asdict(self))))
+
+    def digest(self) -> str:
+        """sha256 of the resolved recipe, hexadecimal."""
+        canonical = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; ``data.items`` becomes a path relative to the working folder.
+
+    Raises ``RecipeError`` with one line that names the file and the key.
+    """
+    try:
+        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; expected a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    recipe = parse_recipe(mapping, str(path))
+    items = path.parent / recipe.data.items
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, items=str(items)))
+
+
+def parse_recipe(mapping: dict[str, object], where: str) -> Recipe:
+    """A recipe from TOML or JSON data; ``where`` names the source in errors."""
+    return parse(Recipe, mapping, where)
+
+
+def _require(holds: bool, key: str, expected: str) -> None:
+    if not holds:
+        raise RecipeError(f"{key}: expected {expected}")

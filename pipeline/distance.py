@@ -1,0 +1,110 @@
+"""The one distance of this project.
+
+Cosine distance, ``1 - cos(a, b)``: 0 for the same direction, 1 for orthogonal, 2 for
+opposite. Smaller is closer, everywhere. FAISS and ONNX speak inner products; only this
+module turns those into distances, and only this module decides what a threshold accepts.
+
+The *deciding* distance of a pair is a pure function of its two float32 vectors: products of
+float32 coordinates are exact in float64, they are summed in index order, and ``1 - sum`` is
+rounded once to float32. So it has the same bits alone, in any batch and on any machine.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+"""(n, d) float32, every row of unit length."""
+
+Distances = NDArray[np.float32]
+"""float32 cosine distances in [0, 2]."""
+
+MAX_DISTANCE = np.float32(2.0)
+
+_BLOCK = 512  # gallery rows held transposed at a time: fits the first-level cache
+
+
+def accepts(distances: Distances, threshold: np.float32) -> NDArray[np.bool_]:
+    """Whether each distance is a match. The boundary belongs to the match side."""
+    return np.asarray(distances <= np.float32(threshold))
+
+
+def from_inner_product(products: NDArray[np.floating]) -> Distances:
+    """Distances proposed by an inner-product index; same shape. Never used to decide."""
+    return (1.0 - products.astype(np.float64)).astype(np.float32)
+
+
+def to_inner_product(distance: float) -> float:
+    """The inner product at which two unit vectors are ``distance`` apart."""
+    return 1.0 - float(distance)
+
+
+def to_euclidean(distances: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Chord length ``sqrt(2 d)`` of unit vectors at cosine distance ``d``; in [0, 2]."""
+    return np.sqrt(2.0 * np.asarray(distances, np.float64))
+
+
+def from_euclidean(chords: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Cosine distance of unit vectors a chord of this length apart; in [0, 2]."""
+    return np.square(np.asarray(chords, np.float64)) / 2.0
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    """(n, d) rows scaled to unit length, float32.
+
+    Raises ``ValueError`` naming the first row that is zero or not finite.
+    """
+    wide = np.asarray(vectors, np.float64)
+    norms = np.sqrt(np.square(wide).sum(axis=1))
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if bad.size:
+        what = "zero" if norms[bad[0]] == 0 else "not finite"
+        raise ValueError(f"row {bad[0]}: vector is {what}; expected finite numbers, not all zero")
+    return (wide / norms[:, None]).astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _deciding_block(query: Vectors, block: Vectors, out: Distances) -> None:
+    """Distances of one ``query`` (d,) to the columns of ``block`` (d, m), into ``out`` (m,).
+
+    The inner loop runs over gallery rows, so that it vectorises while every single sum keeps
+    its index order. A fused multiply-add changes nothing: the products are exact.
+    """
+    sums = np.zeros(out.shape[0], np.float64)
+    for k in range(query.shape[0]):
+        coordinate = np.float64(query[k])
+        for j in range(out.shape[0]):
+            sums[j] += coordinate * np.float64(block[k, j])
+    for j in range(out.shape[0]):
+        out[j] = np.float32(min(max(1.0 - sums[j], 0.0), 2.0))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _deciding_all(queries: Vectors, gallery: Vectors, out: Distances) -> None:
+    for start in range(0, gallery.shape[0], _BLOCK):
+        stop = min(start + _BLOCK, gallery.shape[0])
+        block = np.ascontiguousarray(gallery[start:stop].T)
+        for i in range(queries.shape[0]):
+            _deciding_block(queries[i], block, out[i, start:stop])
+
+
+def deciding(queries: Vectors, gallery: Vectors) -> Distances:
+    """(n, m) deciding distances of all pairs of ``queries`` (n, d) and ``gallery`` (m, d)."""
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries have {queries.shape[1]} dimensions, the gallery has {gallery.shape[1]}"
+        )
+    out = np.empty((queries.shape[0], gallery.shape[0]), np.float32)
+    _deciding_all(
+        np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(gallery, np.float32), out
+    )
+    return out
+
+
+def deciding_one(
+    query: NDArray[np.float32], gallery: Vectors, rows: NDArray[np.int64]
+) -> Distances:
+    """(k,) deciding distances of ``query`` (d,) to the gallery's ``rows`` (k,)."""
+    return deciding(query[None, :], gallery[rows])[0]

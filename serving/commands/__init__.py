@@ -1,0 +1,1 @@
+"""The verbs that talk to a server: serve, query, keys, verdicts, drift."""
