@@ -13,6 +13,17 @@ from pathlib import Path
 from pipeline.config import Recipe
 
 ROOT = Path("runs")
+"""Where workspaces are kept, below the working folder."""
+
+STORE = "store"
+"""Where releases go and come from unless ``--store`` says otherwise."""
+
+ALIAS = "production"
+"""The alias that is promoted and served unless another is named."""
+
+
+class WorkspaceError(ValueError):
+    """A stage was asked for before the one that it builds on; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +72,10 @@ class Workspace:
 def main_tag(recipe: Recipe) -> str:
     """Name of the model that is served: ``tcm`` where the recipe has the term, else ``base``."""
     return "base" if recipe.loss.tcm is None else "tcm"
+
+
+def tags(recipe: Recipe) -> tuple[str, ...]:
+    """The models that a run trains: the served one, and the base loss alone where asked for."""
+    served = main_tag(recipe)
+    compared = recipe.report.baseline and served != "base"
+    return ("base", served) if compared else (served,)

@@ -17,7 +17,7 @@ from pipeline.config import CalibrationConfig
 from pipeline.counting import IdentityCounts
 from pipeline.distance import from_euclidean, to_euclidean
 from pipeline.intervals import Interval, mean_of
-from pipeline.operating import POSITIVE, Grid, OperatingCounts
+from pipeline.operating import NEGATIVE, POSITIVE, Grid, utility
 
 CURVE_POINTS = 101
 """Thresholds in the calibration range, ends included."""
@@ -51,7 +51,7 @@ class OperatingPoint:
     frr: Interval
     precision: float
     utility: float
-    queries_with_positive: int
+    identities: int
     """Identities with a positive pair."""
 
 
@@ -61,24 +61,21 @@ def fine_grid() -> Grid:
     return Grid(np.unique(from_euclidean(chords).astype(np.float32)))
 
 
-def choose(counts: OperatingCounts, config: CalibrationConfig) -> Choice:
-    """Choose threshold and calibration range from fine counts of the calibrate classes.
+def choose(counts: IdentityCounts, config: CalibrationConfig) -> Choice:
+    """Choose threshold and calibration range from pooled fine counts of the calibrate classes.
 
     Raises ``CalibrationError`` where no threshold meets the rule.
     """
-    usable = counts.select(
-        [
-            name
-            for name, (negatives, positives) in zip(counts.groups, counts.totals(), strict=True)
-            if negatives > 0 and positives > 0
-        ]
-    )
-    if not usable.groups:
+    totals = counts.pairs.sum(axis=2)
+    usable = (totals > 0).all(axis=1)
+    customers = int(usable.sum())
+    if not customers:
         raise CalibrationError(
             "no customer has both a positive and a negative pair among the calibrate classes; "
             "expected at least one; add labelled items or raise data.calibrate_share"
         )
-    far = usable.far().mean(axis=0)
+    shares = counts.pairs[usable, :, :-1].cumsum(axis=2) / totals[usable, :, None]
+    far = shares[:, NEGATIVE].mean(axis=0)
     edges = counts.grid.edges
     low, high = (_largest(edges, far, target) for target in config.range_far)
     if config.rule == "far_target":
@@ -90,15 +87,15 @@ def choose(counts: OperatingCounts, config: CalibrationConfig) -> Choice:
             )
         guarantee = (
             f"Plain rule, no risk control: the largest threshold at which FAR, averaged over "
-            f"{len(usable.groups)} customers, is at most {config.far_target:g} on the "
+            f"{customers} customers, is at most {config.far_target:g} on the "
             "calibrate classes."
         )
     else:
-        best = int(usable.utility().mean(axis=0).argmax())
+        best = int(utility(shares[:, POSITIVE], 1 - shares[:, NEGATIVE]).mean(axis=0).argmax())
         threshold = edges[best]
         guarantee = (
             "Plain rule, no risk control: the threshold of the largest mean utility over "
-            f"{len(usable.groups)} customers on the calibrate classes."
+            f"{customers} customers on the calibrate classes."
         )
     low = max(low, edges[0])
     widened = not low <= threshold <= high
@@ -134,14 +131,14 @@ def operating_points(
     """The mean over customers, and each customer, at the served ``threshold``."""
     operating = counts.operating()
     edge = int(operating.grid.position(np.asarray([threshold], np.float32))[0])
-    precision, utility = operating.precision()[:, edge], operating.utility()[:, edge]
+    precision, utilities = operating.precision()[:, edge], operating.utility()[:, edge]
     points = []
     for i, group in enumerate(operating.groups):
         far, frr = counts.rates(group, threshold)
         mine = counts.pairs[counts.groups == group]
         identities = int((mine[:, POSITIVE].sum(axis=1) > 0).sum())
         points.append(
-            OperatingPoint(group, far, frr, float(precision[i]), float(utility[i]), identities)
+            OperatingPoint(group, far, frr, float(precision[i]), float(utilities[i]), identities)
         )
     overall = OperatingPoint(
         "mean over customers",
@@ -149,7 +146,7 @@ def operating_points(
         mean_of([point.frr for point in points]),
         _mean([point.precision for point in points]),
         _mean([point.utility for point in points]),
-        sum(point.queries_with_positive for point in points),
+        sum(point.identities for point in points),
     )
     return overall, tuple(points)
 

@@ -15,7 +15,8 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.strict import RecipeError, parse
+from pipeline.strict import RecipeError as RecipeError
+from pipeline.strict import parse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +116,8 @@ class TrainConfig:
     """Decoupled weight decay."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
+    augmentation: float = 1.0
+    """Strength of the images' augmentation: 0 none, 1 the usual; vectors have none."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     workers: int = 0
@@ -128,6 +131,7 @@ class TrainConfig:
         _require(self.classes_per_batch >= 2, "classes_per_batch", "at least 2")
         _require(self.items_per_class >= 2, "items_per_class", "at least 2, or no positive pair")
         _require(self.learning_rate > 0, "learning_rate", "above 0")
+        _require(0 <= self.augmentation <= 4, "augmentation", "between 0 and 4")
         _require(0 <= self.warmup_steps <= self.steps, "warmup_steps", "between 0 and steps")
         _require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
         _require(self.workers >= 0, "workers", "0 or more")
@@ -178,6 +182,8 @@ class ReportConfig:
 
     baseline: bool = False
     """Train the base loss alone as well, with equal steps, and report both."""
+    across: str = ""
+    """Metadata column (the vendor, say): R@1 also with query and match of different values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,8 +208,14 @@ class Recipe:
                  "letters, digits, '-' and '_'")
 
     def resolved(self) -> dict[str, object]:
-        """Every key with its value, defaults included, as JSON-ready data."""
-        return typing.cast("dict[str, object]", json.loads(json.dumps(dataclasses.asdict(self))))
+        """Every key with its value, defaults included, as JSON-ready data.
+
+        The items table appears by its name alone: a release holds no path of the machine that
+        made it.
+        """
+        table = dataclasses.replace(self.data, items=Path(self.data.items).name)
+        mapping = dataclasses.asdict(dataclasses.replace(self, data=table))
+        return typing.cast("dict[str, object]", json.loads(json.dumps(mapping)))
 
     def digest(self) -> str:
         """sha256 of the resolved recipe, hexadecimal."""

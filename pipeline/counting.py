@@ -8,7 +8,7 @@ is the sum by bucket (docs/methods.md section 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ SHARED = "_shared"
 _BLOCK = 256  # queries whose distances to all visible items are held at a time
 
 Proposals = Callable[[str | None, NDArray[np.float32]], NDArray[np.int64]]
-"""Gallery rows that the served path would find for (customer, query (d,)) in the whole range."""
+"""Gallery rows that the served path reaches for (customer, query (d,)): ``Index.reach``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,56 +93,63 @@ def count_pairs(
     gallery: Gallery,
     counted: NDArray[np.bool_],
     proposals: Proposals | None = None,
+    *,
+    pooled: bool = False,
 ) -> IdentityCounts:
     """Count the pairs of ``queries`` with the gallery rows marked in ``counted`` (m,).
 
     With ``proposals`` the count is that of the served path: a pair that the index does not
-    propose is not accepted at any threshold, and falls beyond the last edge.
+    propose is not accepted at any threshold, and falls beyond the last edge. ``pooled``: one
+    row a customer, its identities summed (for grids too fine to keep a row an identity).
     """
     queries = queries.take(np.asarray([label is not None for label in queries.label], np.bool_))
-    names = np.asarray([SHARED if c is None else c for c in queries.customer], np.object_)
-    keys = sorted(set(zip(names.tolist(), queries.label.tolist(), strict=True)))
+    names = [SHARED if customer is None else customer for customer in queries.customer]
+    identities = [""] * len(names) if pooled else queries.label.tolist()
+    keys = sorted(set(zip(names, identities, strict=True)))
     row = {key: i for i, key in enumerate(keys)}
-    index = np.fromiter(
-        (row[key] for key in zip(names.tolist(), queries.label.tolist(), strict=True)), np.int64
-    )
-    codes = _label_codes(queries.label, gallery.label)
+    index = np.fromiter((row[key] for key in zip(names, identities, strict=True)), np.int64)
+    codes, stored = _label_codes(queries.label, gallery.label)
+    own = _own_rows(queries, gallery)
     pairs = np.zeros((len(keys), 2, grid.bins))
-    for name in sorted(set(names.tolist())):
-        mine = np.flatnonzero(names == name)
-        for start in range(0, mine.size, _BLOCK):
-            block = mine[start : start + _BLOCK]
-            for segment in gallery.visible(None if name == SHARED else name):
-                rows = np.arange(segment.start, segment.stop)
-                bins = _bins(grid, queries, block, gallery, rows, proposals)
-                known = counted[rows] & (codes[1][rows] >= 0)
-                valid = known[None, :] & (
-                    queries.item_id[block][:, None] != gallery.item_id[rows][None, :]
-                )
-                positive = codes[0][block][:, None] == codes[1][rows][None, :]
-                cell = (index[block][:, None] * 2 + positive) * grid.bins + bins
-                pairs += np.bincount(cell[valid], minlength=pairs.size).reshape(pairs.shape)
+    for block, rows in _blocks(queries, gallery):
+        rows = rows[counted[rows] & (stored[rows] >= 0)]
+        bins = grid.bin_of(distance.deciding(queries.vectors[block], gallery.vectors[rows]))
+        if proposals is not None:
+            bins[~_proposed(proposals, queries, block, rows)] = grid.bins - 1
+        positive = codes[block][:, None] == stored[rows][None, :]
+        cell = (index[block][:, None] * 2 + positive) * grid.bins + bins
+        cell = cell[own[block][:, None] != rows[None, :]]
+        pairs += np.bincount(cell, minlength=pairs.size).reshape(pairs.shape)
     groups = np.asarray([key[0] for key in keys], np.object_)
     return IdentityCounts(grid, groups, np.asarray([key[1] for key in keys], np.object_), pairs)
 
 
-def _bins(
-    grid: Grid,
-    queries: Queries,
-    block: NDArray[np.int64],
-    gallery: Gallery,
-    rows: NDArray[np.int64],
-    proposals: Proposals | None,
-) -> NDArray[np.int64]:
-    """(b, r) bin of each pair; beyond the last edge where the served path does not propose it."""
-    bins = grid.bin_of(distance.deciding(queries.vectors[block], gallery.vectors[rows]))
-    if proposals is not None:
-        for i, query in enumerate(block):
-            found = np.zeros(rows.size, np.bool_)
-            proposed = proposals(queries.customer[query], queries.vectors[query])
-            found[proposed[(proposed >= rows[0]) & (proposed <= rows[-1])] - rows[0]] = True
-            bins[i, ~found] = grid.bins - 1
-    return bins
+def _blocks(
+    queries: Queries, gallery: Gallery
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Queries of one customer, a block at a time, with the gallery rows that they may see."""
+    for customer in sorted(set(queries.customer.tolist()), key=str):
+        segments = gallery.visible(customer)
+        rows = np.concatenate([np.arange(s.start, s.stop) for s in segments] or [np.empty(0, int)])
+        mine = np.flatnonzero(queries.customer == customer)
+        for start in range(0, mine.size, _BLOCK):
+            yield mine[start : start + _BLOCK], rows
+
+
+def _proposed(
+    proposals: Proposals, queries: Queries, block: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(b, r) whether the served path finds each pair."""
+    return np.stack(
+        [np.isin(rows, proposals(queries.customer[i], queries.vectors[i])) for i in block]
+    )
+
+
+def _own_rows(queries: Queries, gallery: Gallery) -> NDArray[np.int64]:
+    """(n,) gallery row of each query's own item, -1 where it is not in the gallery."""
+    row = {key: i for i, key in enumerate(zip(gallery.customer, gallery.item_id, strict=True))}
+    keys = zip(queries.customer, queries.item_id, strict=True)
+    return np.fromiter((row.get(key, -1) for key in keys), np.int64)
 
 
 def recall_at_1(
@@ -156,25 +163,21 @@ def recall_at_1(
     Only queries with a positive to find count. ``apart``: a value of each query and of each
     gallery row (the vendor, say); a pair with equal values is left out.
     """
-    codes = _label_codes(queries.label, gallery.label)
+    codes, stored = _label_codes(queries.label, gallery.label)
+    own = _own_rows(queries, gallery)
     right = total = 0
-    for i in range(len(queries)):
-        if codes[0][i] < 0:
-            continue
-        rows = np.concatenate(
-            [np.arange(s.start, s.stop) for s in gallery.visible(queries.customer[i])]
-        )
-        usable = counted[rows] & (codes[1][rows] >= 0)
-        usable &= gallery.item_id[rows] != queries.item_id[i]
+    for block, rows in _blocks(queries, gallery):
+        rows = rows[counted[rows] & (stored[rows] >= 0)]
+        distances = distance.deciding(queries.vectors[block], gallery.vectors[rows])
+        left_out = own[block][:, None] == rows[None, :]
         if apart is not None:
-            usable &= apart[1][rows] != apart[0][i]
-        rows = rows[usable]
-        positive = codes[1][rows] == codes[0][i]
-        if not positive.any():
-            continue
-        distances = distance.deciding_one(queries.vectors[i], gallery.vectors, rows)
-        right += int(positive[distances.argmin()])
-        total += 1
+            left_out |= apart[0][block][:, None] == apart[1][rows][None, :]
+        positive = (codes[block][:, None] == stored[rows][None, :]) & ~left_out
+        asked = positive.any(axis=1)
+        distances[left_out] = np.inf
+        nearest = distances[asked].argmin(axis=1) if asked.any() else np.empty(0, np.int64)
+        right += int(positive[asked][np.arange(nearest.size), nearest].sum())
+        total += nearest.size
     return (right / total if total else float("nan")), total
 
 

@@ -62,10 +62,10 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
     if bad.size:
         what = "zero" if norms[bad[0]] == 0 else "not finite"
         raise ValueError(f"row {bad[0]}: vector is {what}; expected finite numbers, not all zero")
-    return (wide / norms[:, None]).astype(np.float32)
+    return np.asarray((wide / norms[:, None]).astype(np.float32))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _deciding_block(query: Vectors, block: Vectors, out: Distances) -> None:
     """Distances of one ``query`` (d,) to the columns of ``block`` (d, m), into ``out`` (m,).
 
@@ -81,7 +81,7 @@ def _deciding_block(query: Vectors, block: Vectors, out: Distances) -> None:
         out[j] = np.float32(min(max(1.0 - sums[j], 0.0), 2.0))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def _deciding_all(queries: Vectors, gallery: Vectors, out: Distances) -> None:
     for start in range(0, gallery.shape[0], _BLOCK):
         stop = min(start + _BLOCK, gallery.shape[0])
@@ -107,4 +107,4 @@ def deciding_one(
     query: NDArray[np.float32], gallery: Vectors, rows: NDArray[np.int64]
 ) -> Distances:
     """(k,) deciding distances of ``query`` (d,) to the gallery's ``rows`` (k,)."""
-    return deciding(query[None, :], gallery[rows])[0]
+    return np.asarray(deciding(query[None, :], gallery[rows])[0])

@@ -1,0 +1,111 @@
+"""Training on several workers under Ray Train; translates and decides nothing.
+
+Workers read the workspace, so on a cluster it lies on a disk that all nodes share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.workspace import Workspace
+from pipeline.config import Recipe
+from pipeline.training import Progress
+
+# Read by Ray when it is imported or started; what the user has set stays.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # otherwise workers run at nice 15 and starve
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the end of a short training is seen at once
+}
+
+
+def connect(workers: int) -> None:
+    """Join the cluster that this job runs in, or start a private Ray on this machine."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    inside = "RAY_ADDRESS" in os.environ
+    if not inside:
+        # A token of this process tree guards Ray's own ports.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        return
+    if inside:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # "local": never join another Ray that happens to run on this machine.
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, workers + 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def train_on_workers(
+    recipe: Recipe, workspace: Workspace, tag: str, show: Callable[[Progress], None]
+) -> None:
+    """Train ``tag`` on ``train.workers`` workers; ``show`` gets the first one's progress."""
+    connect(recipe.train.workers)
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    cuda = recipe.train.device == "cuda"
+    queue = Queue(actor_options={"num_cpus": 0})
+    folder = workspace.folder.absolute()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe, "folder": str(folder), "tag": tag, "queue": queue},
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.train.workers, use_gpu=cuda, resources_per_worker=_resources(cuda)
+        ),
+        run_config=RunConfig(name=tag, storage_path=str(folder / "ray")),
+    )
+    drain = threading.Thread(target=_drain, args=(queue, show), daemon=True)
+    drain.start()
+    try:
+        trainer.fit()
+    finally:
+        queue.put(None)
+        drain.join(timeout=5)
+        queue.shutdown()
+
+
+def _resources(cuda: bool) -> dict[str, float]:
+    return {"CPU": 1, "GPU": 1} if cuda else {"CPU": 1}
+
+
+def _worker(config: dict[str, object]) -> None:
+    """What each worker runs: its share of the same loop that one process runs alone."""
+    import torch
+    from ray import train as ray_train
+    from ray.train.torch import get_device
+
+    from jobs.train import train_share
+    from pipeline.collective import Collective
+
+    if get_device().type == "cuda":
+        torch.cuda.set_device(get_device())
+    place = ray_train.get_context()
+    collective = Collective(rank=place.get_world_rank(), size=place.get_world_size())
+    recipe, queue = config["recipe"], config["queue"]
+    assert isinstance(recipe, Recipe)
+    show: Callable[[Progress], None] = queue.put  # type: ignore[attr-defined]
+    workspace = Workspace(Path(str(config["folder"])))
+    train_share(recipe, workspace, str(config["tag"]), show, collective)
+
+
+def _drain(queue: object, show: Callable[[Progress], None]) -> None:
+    """Pass progress on until None comes."""
+    while (progress := queue.get()) is not None:  # type: ignore[attr-defined]
+        show(progress)

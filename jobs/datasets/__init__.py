@@ -1,0 +1,1 @@
+"""The demo's items table and the script that builds it."""

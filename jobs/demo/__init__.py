@@ -1,0 +1,1 @@
+"""The demonstration: a user's own steps, end to end, on real images."""

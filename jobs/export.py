@@ -1,0 +1,134 @@
+"""``limen export``: torch to ONNX, refused unless the decisions agree.
+
+One machine: ``limen export jobs/recipes/emoji.toml``
+Cluster:     ``ray job submit -- python -m jobs.export jobs/recipes/emoji.toml``
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from jobs.command import script
+from jobs.prepare import inputs_of, prepare
+from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
+from pipeline.calibration import choose, fine_grid
+from pipeline.canonical import parse_object
+from pipeline.config import Recipe, load_recipe
+from pipeline.counting import count_pairs
+from pipeline.data.items import Items, load_items
+from pipeline.distance import Vectors
+from pipeline.durable import partial_of
+from pipeline.encoder import Encoder
+from pipeline.evaluation import CALIBRATE, population
+from pipeline.export import Parity, check_parity, export_onnx
+from pipeline.models.registry import EmbeddingModel, load_model
+
+_COMPARED = 1500  # items, so about a million pairs; batch 1 takes most of the time
+_BATCH = 256
+
+
+def export(recipe: Recipe, workspace: Workspace, tag: str, console: Console) -> Path:
+    """Export the model ``tag``; the file appears only once its decisions were found to agree.
+
+    The provisional range of thresholds comes from the torch model on the calibrate classes.
+    Raises ``ExportError`` or ``WorkspaceError``.
+    """
+    path = workspace.onnx(tag)
+    if path.exists():
+        return path
+    model = _trained(workspace, tag)
+    items = load_items(workspace.items_path)
+    rows = np.flatnonzero(items.split == CALIBRATE)
+    inputs = inputs_of(workspace, items)
+    with console.status(f"Exporting the {tag} model to ONNX and comparing decisions"):
+        choice = choose_provisionally(recipe, items, rows, _embed(model, inputs, rows))
+        partial = partial_of(path)
+        export_onnx(model, partial)
+        parity = check_parity(
+            model,
+            Encoder(partial, threads=os.cpu_count() or 1),
+            _compared(inputs, rows),
+            low=choice[0],
+            high=choice[1],
+        )
+        partial.replace(path)
+    console.print(f"Exported the {tag} model: {_sentence(parity)}.")
+    return path
+
+
+def require_parity(
+    recipe: Recipe, workspace: Workspace, calibration: Path, console: Console
+) -> None:
+    """Compare the decisions once more, at the final threshold. Raises ``ExportError``."""
+    tag = main_tag(recipe)
+    items = load_items(workspace.items_path)
+    inputs = _compared(inputs_of(workspace, items), np.flatnonzero(items.split == CALIBRATE))
+    threshold = float(str(parse_object(calibration.read_bytes())["threshold"]))
+    encoder = Encoder(workspace.candidate / "model.onnx", threads=os.cpu_count() or 1)
+    with console.status("Comparing decisions at the final threshold"):
+        parity = check_parity(
+            _trained(workspace, tag), encoder, inputs, low=threshold, high=threshold
+        )
+    console.print(f"At the final threshold: {_sentence(parity)}.")
+
+
+def choose_provisionally(
+    recipe: Recipe, items: Items, rows: NDArray[np.int64], vectors: Vectors
+) -> tuple[float, float]:
+    """Lowest and highest threshold that the trained model may end up with."""
+    people = population(vectors, items.take(rows))
+    queries, counted = people.of(CALIBRATE)
+    counts = count_pairs(fine_grid(), queries, people.gallery, counted, pooled=True)
+    choice = choose(counts, recipe.calibration)
+    return float(choice.range_low), float(choice.range_high)
+
+
+def _trained(workspace: Workspace, tag: str) -> EmbeddingModel:
+    path = workspace.model(tag)
+    if not path.exists():
+        raise WorkspaceError(f"{path}: no trained model; run `limen train` first")
+    return load_model(path)[0].eval()
+
+
+def _embed(model: EmbeddingModel, inputs: NDArray[np.generic], rows: NDArray[np.int64]) -> Vectors:
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(np.ascontiguousarray(inputs[rows[i : i + _BATCH]]))).numpy()
+            for i in range(0, rows.size, _BATCH)
+        ]
+    return np.concatenate([np.empty((0, model.config.dimension), np.float32), *parts])
+
+
+def _compared(inputs: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.generic]:
+    spread = np.linspace(0, rows.size - 1, min(rows.size, _COMPARED)).astype(np.int64)
+    return np.asarray(inputs[rows[spread]])
+
+
+def _sentence(parity: Parity) -> str:
+    return (
+        f"{parity.pairs:,} pairs at batch 1 and 64, no decision differs outside "
+        f"+-{parity.guard:g}; largest change of a distance {parity.max_distance_change:.1e}"
+    )
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
+    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
+) -> None:
+    """Export the recipe's models to ONNX; refused unless decisions agree."""
+    console, resolved = Console(highlight=False), load_recipe(recipe)
+    workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+    for tag in tags(resolved):
+        console.print(f"Model: {export(resolved, workspace, tag, console)}")
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,86 @@
+"""What a run measured, laid out for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jobs.workspace import main_tag
+from pipeline.config import Recipe
+from pipeline.evaluation import REPORT, Measurement
+from pipeline.findings import change_in_opis
+from pipeline.intervals import UNKNOWN
+from pipeline.opis import BucketCurves, inconsistency
+from pipeline.report import Evaluation, ReportContent
+
+_TITLES = {"base": "base loss", "tcm": "base loss + TCM"}
+
+
+def content(
+    recipe: Recipe,
+    ours: Measurement,
+    base: Measurement | None,
+    provenance: Mapping[str, str],
+) -> ReportContent:
+    """The report of a run; ``provenance``: digests by name."""
+    return ReportContent(
+        name=recipe.name,
+        served=_evaluation(_TITLES[main_tag(recipe)], ours),
+        rule=_rule(recipe),
+        spacing=recipe.calibration.spacing,
+        baseline=None if base is None else _evaluation(_TITLES["base"], base),
+        opis_difference=UNKNOWN if base is None else change_in_opis(ours, base),
+        across=f"another {recipe.report.across}" if recipe.report.across else "another source",
+        notes=tuple(_notes(ours)),
+        provenance=provenance,
+        recipe=recipe.resolved(),
+    )
+
+
+def _evaluation(title: str, found: Measurement) -> Evaluation:
+    counts = found.report.operating()
+    curves = BucketCurves(counts, found.thresholds).curve()
+    overall, customers = found.points(REPORT)
+    known = curves[~np.isnan(curves).any(axis=1)]
+    mean = known.mean(axis=0) if len(known) else np.full(found.thresholds.size, np.nan)
+    return Evaluation(
+        title=title,
+        choice=found.choice,
+        thresholds=found.thresholds,
+        groups=counts.groups,
+        utility=curves,
+        overall=overall,
+        customers=customers,
+        opis=found.opis,
+        inconsistency=inconsistency(counts, mean, found.thresholds),
+        recall_at_1=found.recall[0],
+        recall_at_1_across=np.nan if found.recall_across is None else found.recall_across[0],
+    )
+
+
+def _rule(recipe: Recipe) -> str:
+    if recipe.calibration.rule == "far_target":
+        return (
+            f"the largest threshold whose FAR, averaged over the customers, is at most "
+            f"{recipe.calibration.far_target:g} on the calibrate classes"
+        )
+    return "the threshold of the largest mean utility over the customers"
+
+
+def _notes(found: Measurement) -> list[str]:
+    groups = len(found.report.operating().groups)
+    notes = []
+    if found.opis.groups_raw < groups:
+        notes.append(
+            f"{groups - found.opis.groups_raw} of {groups} customers have no positive pair and "
+            "are in no OPIS."
+        )
+    if found.opis.groups_corrected < found.opis.groups_raw:
+        notes.append(
+            f"{found.opis.groups_raw - found.opis.groups_corrected} customers have positives in "
+            "too few buckets of identities for the corrected OPIS."
+        )
+    if found.choice.widened:
+        notes.append("The calibration range was widened to hold the threshold.")
+    return notes

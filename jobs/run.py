@@ -1,0 +1,53 @@
+"""``limen run``: from a recipe to a promoted release, in one command that resumes.
+
+One machine: ``limen run jobs/recipes/emoji.toml``
+Cluster:     ``ray job submit -- python -m jobs.run jobs/recipes/emoji.toml``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jobs.calibrate import calibrate
+from jobs.command import script
+from jobs.export import export, require_parity
+from jobs.index import index
+from jobs.prepare import prepare
+from jobs.sealing import seal_and_promote
+from jobs.train import train
+from jobs.workspace import ALIAS, STORE, tags
+from pipeline.config import Recipe, load_recipe
+from pipeline.release import Release
+
+
+def run(
+    recipe: Recipe, store: str, alias: str, console: Console, *, skip_bad_rows: bool = False
+) -> Release:
+    """Train, export, index, calibrate, seal and promote; finished stages are not repeated."""
+    workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
+    for tag in tags(recipe):
+        train(recipe, workspace, tcm=tag == "tcm", console=console)
+        export(recipe, workspace, tag, console)
+    candidate = index(recipe, workspace, console)
+    require_parity(recipe, workspace, calibrate(recipe, workspace, console), console)
+    return seal_and_promote(candidate, recipe, store, alias, console)
+
+
+def main(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
+    store: Annotated[str, typer.Option(help="Folder or URL that releases go to.")] = STORE,
+    alias: Annotated[str, typer.Option(help="Alias to promote the release to.")] = ALIAS,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
+) -> None:
+    """Train, export, index, calibrate, seal and promote a recipe."""
+    console = Console(highlight=False)
+    release = run(load_recipe(recipe), store, alias, console, skip_bad_rows=skip_bad_rows)
+    console.print(f"Release {release.id12} is {alias} in {store}; serve it with `limen serve`.")
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,114 @@
+"""The store: releases by id, and aliases such as ``production`` that move between them.
+
+One store is a folder or any URL that fsspec knows. Releases are only ever added; an alias moves
+by one atomic write under a lock, so that concurrent writers lose nothing. Everything handed out
+was verified, and has the full id that was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.aliases import AliasBook, Change, StoreError, parse_aliases
+from pipeline.release import ID_LENGTH, Release, open_release
+from pipeline.shelf import ALIASES, BucketShelf, FolderShelf, Shelf
+
+MIN_PREFIX = 4
+"""Least digits by which a release can be called."""
+
+_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
+
+
+class Store:
+    """Releases and their aliases at one URL."""
+
+    def __init__(self, url: str, *, cache: Path | None = None) -> None:
+        """``url``: a folder, ``file://``, ``s3://``, ``gs://``, ``memory://``, ...
+
+        ``cache`` holds local copies of remote releases; by default below the user's own cache.
+        Raises ``StoreError`` for a URL that fsspec cannot open.
+        """
+        self.url = url
+        try:
+            filesystem, root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{url}: cannot be opened as a store: {error}") from None
+        self._shelf: Shelf
+        if isinstance(filesystem, LocalFileSystem):
+            self._shelf = FolderShelf(Path(root))
+        else:
+            local = cache or Path.home() / ".cache" / "limen" / "releases"
+            self._shelf = BucketShelf(filesystem, root, local)
+
+    def add(self, folder: Path) -> str:
+        """Keep a copy of the release in ``folder``; its full id.
+
+        Atomic, and nothing happens if the store has it. ``ReleaseError`` if it is not intact.
+        """
+        release = open_release(folder)
+        self._shelf.publish(release)
+        return release.id
+
+    def open(self, name: str) -> Release:
+        """The verified release that an alias, an id or the beginning of an id means."""
+        wanted = self._book().current().get(name, name)
+        release = self._shelf.fetch(self._folder_of(wanted))
+        if not release.id.startswith(wanted):
+            raise StoreError(f"{self.url}: release {release.id12} is not the {wanted} asked for")
+        return release
+
+    def path(self, name: str) -> Path:
+        """The local, verified folder of ``name``; remote releases are fetched to the cache."""
+        return self.open(name).folder
+
+    def promote(self, alias: str, name: str) -> str:
+        """Let ``alias`` mean the verified release ``name``; its full id."""
+        release = self.open(name).id
+        with self._shelf.lock():
+            self._write(self._book().promote(alias, release))
+        return release
+
+    def rollback(self, alias: str) -> str:
+        """Let ``alias`` mean what it meant before its newest promotion; the full id."""
+        with self._shelf.lock():
+            book = self._book().rollback(alias)
+            release = self.open(book.current()[alias]).id
+            self._write(book)
+        return release
+
+    def aliases(self) -> dict[str, str]:
+        """Full id of the release that each alias means."""
+        return self._book().current()
+
+    def history(self, alias: str) -> tuple[Change, ...]:
+        """Every change of ``alias``, oldest first; empty where it was never promoted."""
+        return self._book().history.get(alias, ())
+
+    def releases(self) -> tuple[str, ...]:
+        """The first 12 digits of each release's id, sorted."""
+        return self._shelf.names()
+
+    def _folder_of(self, prefix: str) -> str:
+        names = self._shelf.names()
+        found = [name for name in names if name.startswith(prefix[:ID_LENGTH])]
+        if not _PREFIX.fullmatch(prefix) or not found:
+            raise StoreError(
+                f"{self.url}: no alias or release {prefix!r}; aliases: "
+                f"{', '.join(self.aliases()) or 'none'}; releases: {', '.join(names) or 'none'}"
+            )
+        if len(found) > 1:
+            raise StoreError(
+                f"{self.url}: {prefix!r} could be {' or '.join(found)}; give more digits"
+            )
+        return found[0]
+
+    def _book(self) -> AliasBook:
+        data = self._shelf.read_aliases()
+        return AliasBook() if data is None else parse_aliases(data, f"{self.url}/{ALIASES}")
+
+    def _write(self, book: AliasBook) -> None:
+        self._shelf.write_aliases(book.to_bytes())

@@ -1,0 +1,255 @@
+"""The job from items to a promoted release, run as a user runs it, and everything it refuses."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pipeline import distance
+from pipeline.calibration import curve_thresholds
+from pipeline.encoder import Encoder
+from pipeline.gallery import open_gallery
+from pipeline.opis import opis
+from pipeline.store import Store
+from tests.tiny_run import write_items, write_recipe
+
+ROOT = Path(__file__).parent.parent
+
+
+def limen(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """``limen ARGUMENTS`` in ``folder``, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess) -> str:
+    """The one clear line with which a verb refused its input."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("limen: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder in which ``limen run`` has finished once."""
+    folder = tmp_path_factory.mktemp("world")
+    write_recipe(folder)
+    done = limen(folder, "run", "tiny.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_a_run_ends_in_a_promoted_verified_release(world):
+    folder, said = world
+    release = Store(str(folder / "store")).open("production")
+    assert release.id12 in said
+    assert release.calibration["threshold"] == float(release.threshold)
+    assert "no decision differs" in said
+    text = (release.folder / "report.html").read_text()
+    assert release.calibration["guarantee"].split(":")[0] in text
+
+
+def test_running_again_gives_the_same_release_and_repeats_nothing(world):
+    folder, _ = world
+    before = Store(str(folder / "store")).open("production").id
+    stamps = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.pt")}
+    done = limen(folder, "run", "tiny.toml")
+    assert done.returncode == 0, done.stderr
+    assert Store(str(folder / "store")).open("production").id == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.pt")} == stamps
+
+
+def test_what_was_trained_on_is_neither_served_nor_counted(world):
+    folder, _ = world
+    release = Store(str(folder / "store")).open("production")
+    gallery = open_gallery(release.folder)
+    assert set(gallery.split) == {"calibrate", "report", "unlabelled"}
+    assert set(gallery.role) <= {"both", "gallery"}
+    assert "mystery-0" in gallery.item_id
+
+
+def test_the_counts_are_those_of_brute_force_at_the_served_threshold(world):
+    folder, _ = world
+    release = Store(str(folder / "store")).open("production")
+    gallery, table = open_gallery(release.folder), pq.read_table(folder / "items.parquet")
+    encoder = Encoder(release.folder / "model.onnx")
+    rows = table.to_pylist()
+    report = {gallery.label[i] for i in range(len(gallery)) if gallery.split[i] == "report"}
+    counts = release.counts()["report"]
+    edge = counts.grid.position(np.asarray([release.threshold]))[0]
+    for g, customer in enumerate(counts.groups):
+        asked = [
+            r for r in rows
+            if r["customer"] == customer and r["label"] in report and r["role"] != "gallery"
+        ]  # fmt: skip
+        seen = [i for i in range(len(gallery))
+                if gallery.customer[i] in (customer, None) and gallery.split[i] == "report"]
+        vectors = encoder.embed(np.asarray([r["vector"] for r in asked], np.float32))
+        accepted, total = np.zeros(2), np.zeros(2)
+        for row, vector in zip(asked, vectors, strict=True):
+            for i in seen:
+                if gallery.item_id[i] == row["item_id"]:
+                    continue
+                d = 1.0 - float(np.dot(vector.astype(np.float64), gallery.vectors[i]))
+                positive = int(gallery.label[i] == row["label"])
+                total[positive] += 1
+                accepted[positive] += np.float32(d) <= release.threshold
+        assert_array_equal(counts.totals()[g], total)
+        assert_array_equal(counts.accepted()[g, :, edge], accepted)
+
+
+def test_the_recorded_opis_is_read_off_the_recorded_counts(world):
+    folder, _ = world
+    release = Store(str(folder / "store")).open("production")
+    found, reach = release.calibration, release.calibration["range"]
+    chords = np.linspace(*distance.to_euclidean(np.asarray([reach["low"], reach["high"]])), 101)
+    thresholds = distance.from_euclidean(chords).astype(np.float32)
+    thresholds[[0, -1]] = reach["low"], reach["high"]
+    assert curve_thresholds.__doc__
+    assert_allclose(found["opis"]["raw"], opis(release.counts()["report"], thresholds).raw)
+    assert found["base"]["opis"]["corrected"]["value"] is not None
+    assert found["opis_minus_base"]["lower"] <= found["opis_minus_base"]["upper"]
+
+
+def test_a_killed_run_leaves_no_half_release_and_the_same_command_resumes(world, tmp_path):
+    folder, _ = world
+    expected = Store(str(folder / "store")).open("production").id
+    write_recipe(tmp_path)
+    command = [sys.executable, "-m", "jobs.cli", "run", "tiny.toml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for seconds in (4.0, 6.0):
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+        ) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+        for name in Store(str(tmp_path / "store")).releases():
+            Store(str(tmp_path / "store")).open(name)
+    done = limen(tmp_path, "run", "tiny.toml")
+    assert done.returncode == 0, done.stderr
+    assert Store(str(tmp_path / "store")).open("production").id == expected
+
+
+def test_reindexing_keeps_encoder_and_threshold_and_promotes(world, tmp_path):
+    folder, _ = world
+    shutil.copytree(folder / "store", tmp_path / "store")
+    table = pq.read_table(folder / "items.parquet")
+    extra = table.slice(0, 30).set_column(
+        0, "item_id", pa.array([f"new-{i}" for i in range(30)])
+    )
+    pq.write_table(pa.concat_tables([table, extra]), tmp_path / "more.parquet")
+    old = Store(str(tmp_path / "store")).open("production")
+    done = limen(tmp_path, "reindex", "production", "more.parquet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = Store(str(tmp_path / "store")).open("production")
+    assert new.id != old.id
+    assert new.threshold == old.threshold
+    assert new.manifest.measured_with.model == old.manifest.measured_with.model
+    gallery = open_gallery(new.folder)
+    assert len([name for name in gallery.item_id if name.startswith("new-")]) > 0
+    # Classes that the model was trained on are served again, but measure nothing.
+    assert "train" in set(gallery.split)
+    trained = {gallery.label[i] for i in np.flatnonzero(gallery.split == "train")}
+    old_gallery = open_gallery(old.folder)
+    assert not trained & set(old_gallery.label)
+    assert limen(tmp_path, "releases", "rollback").returncode == 0
+    assert Store(str(tmp_path / "store")).open("production").id == old.id
+
+
+def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, tmp_path):
+    folder, _ = world
+    shutil.copytree(folder / "store", tmp_path / "store")
+    before = Store(str(tmp_path / "store")).open("production").id
+    table = pq.read_table(folder / "items.parquet")
+    # Every item of a customer becomes a class of its own on nearly the same spot.
+    labels = pa.array([f"other {i}" for i in range(table.num_rows)])
+    vector = table["vector"][0].as_py()
+    near = [[x + 1e-3 * ((i + j) % 5) for j, x in enumerate(vector)] for i in range(table.num_rows)]
+    table = table.set_column(1, "label", labels)
+    column = table.column_names.index("vector")
+    table = table.set_column(column, "vector", pa.array(near, pa.list_(pa.float32())))
+    pq.write_table(table, tmp_path / "crowded.parquet")
+    line = one_line(limen(tmp_path, "reindex", "production", "crowded.parquet"))
+    assert "does not hold on these items: FAR" in line
+    assert Store(str(tmp_path / "store")).open("production").id == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda rows: rows[3].update(vector=[float("nan")] * 24), r"vector"),
+        (lambda rows: rows[3].update(vector=[0.0] * 24), r"zero"),
+        (lambda rows: rows[3].update(vector=[1.0] * 23), r"24|23"),
+        (lambda rows: rows[3].update(item_id=rows[2]["item_id"]), r"item_id"),
+        (lambda rows: [row.update(label=None) for row in rows], r"label"),
+        (lambda rows: [row.update(role="other") for row in rows[:1]], r"role"),
+    ],
+    ids=["nan", "zero", "dimension", "duplicate", "no labels", "role"],
+)
+def test_bad_items_get_one_line_and_leave_nothing(world, tmp_path, spoil, line):
+    folder, _ = world
+    rows = pq.read_table(folder / "items.parquet").to_pylist()
+    spoil(rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    said = one_line(limen(write_recipe(tmp_path).parent, "run", "tiny.toml"))
+    assert "items.parquet" in said
+    assert line in said or any(part in said for part in line.split("|"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_class_split_over_train_and_report_is_refused(world, tmp_path):
+    folder, _ = world
+    table = pq.read_table(folder / "items.parquet")
+    splits = pa.array([("train", "report")[i % 2] for i in range(table.num_rows)])
+    pq.write_table(table.append_column("split", splits), tmp_path / "items.parquet")
+    assert "class" in one_line(limen(write_recipe(tmp_path).parent, "run", "tiny.toml"))
+
+
+def test_missing_files_unknown_keys_and_wrong_order_get_one_line(tmp_path):
+    assert "no such recipe" in one_line(limen(tmp_path, "run", "none.toml"))
+    recipe = write_recipe(tmp_path)
+    assert "run `limen export` first" in one_line(limen(tmp_path, "index", "tiny.toml"))
+    recipe.write_text(recipe.read_text() + "\n[nonsense]\n")
+    assert "unknown key 'nonsense'" in one_line(limen(tmp_path, "run", "tiny.toml"))
+    (tmp_path / "items.parquet").unlink()
+    recipe.write_text(recipe.read_text().replace("[nonsense]", ""))
+    assert "items.parquet" in one_line(limen(tmp_path, "run", "tiny.toml"))
+
+
+def test_bad_rows_can_be_set_aside(tmp_path):
+    write_items(tmp_path / "items.parquet")
+    rows = pq.read_table(tmp_path / "items.parquet").to_pylist()
+    rows[5]["vector"] = [float("nan")] * 24
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    done = limen(write_recipe(tmp_path, steps=5, baseline=False).parent,
+                 "train", "tiny.toml", "--skip-bad-rows")
+    assert done.returncode == 0, done.stderr
+    (rejected,) = (tmp_path / "runs").rglob("rejected.parquet")
+    table = pq.read_table(rejected).to_pylist()
+    assert [row["item_id"] for row in table] == [rows[5]["item_id"]]
+    assert table[0]["reason"]
+
+
+def test_the_overview_names_every_verb_without_importing_torch_or_ray(tmp_path):
+    done = limen(tmp_path, "--help")
+    for verb in ("run", "train", "export", "index", "calibrate", "reindex", "serve", "query"):
+        assert verb in done.stdout
+    code = "import sys, jobs.cli; assert not {'torch', 'ray', 'faiss'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
