@@ -26,8 +26,8 @@ from pipeline.operating import BUCKETS, NEGATIVE, POSITIVE, Grid, OperatingCount
 DRAWS_A_QUERY = 16
 """Pairs drawn from a recorded query, or all within the horizon where they are fewer."""
 
-_EVEN_SHARE = 0.5
-"""Part of the draws spread evenly, so that no weight exceeds twice that of even draws."""
+_EVEN_SHARE = 0.2
+"""Part of the draws spread evenly, so that no weight exceeds 5 times that of even draws."""
 
 _PRIOR_PAIRS = 50.0
 """Pairs of the whole fleet mixed into each bin of a customer's own share of positives."""

@@ -1,0 +1,59 @@
+"""A small network for small images, made to train in about a minute on two CPU cores.
+
+Layer normalisation, not batch normalisation: an item's embedding and its gradient then depend
+on that item alone, so that workers with half a batch each compute what one worker with the
+whole batch computes, and training and serving run the same function. The head sees a coarse
+grid of places rather than their mean: where a part stands tells things apart that have the same
+parts (on emoji across vendors, R@1 .58 instead of .54).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_WIDTHS = (1, 2, 4, 8)
+_GRID = 3  # places in each direction that the head sees
+
+
+class Cnn(nn.Module):
+    """(b, 3, S, S) float32 to (b, dimension) float32, not normalised."""
+
+    def __init__(self, *, image_size: int, width: int, dimension: int) -> None:
+        """``width`` channels in the first of four stages; each stage doubles them.
+
+        Stages halve the side for as long as the head's grid is left, so any ``image_size`` works.
+        """
+        super().__init__()
+        side = (image_size + 1) // 2
+        channels = 12
+        stages: list[nn.Module] = []
+        for factor in _WIDTHS:
+            if stages and side >= 2 * _GRID:
+                stages.append(nn.MaxPool2d(2))
+                side //= 2
+            stages += [
+                nn.Conv2d(channels, factor * width, 3, padding=1, bias=False),
+                nn.GroupNorm(1, factor * width),
+                nn.ReLU(),
+            ]
+            channels = factor * width
+        self.stages = nn.Sequential(*stages)
+        places = channels * _GRID * _GRID
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(_GRID), nn.Flatten(),
+            nn.LayerNorm(places), nn.Linear(places, dimension),
+        )  # fmt: skip
+        self.odd = image_size % 2
+        # Convolutions on the CPU are up to twice as fast with the channels innermost.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed a batch; each row depends on its own image only."""
+        if self.odd:
+            x = functional.pad(x, (0, 1, 0, 1), mode="replicate")
+        # Four pixels become one place with twelve channels: nothing is lost, a quarter to do.
+        x = functional.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.head(self.stages(x))
+        return out

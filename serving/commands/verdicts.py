@@ -1,0 +1,60 @@
+"""``limen verdicts``: pairs to review, and what a reviewer says of them.
+
+One machine: ``limen verdicts list --budget 20 --key lim_..``, then
+             ``limen verdicts send --file verdicts.json --key lim_..``
+Cluster:     the same with ``--server https://limen.example.com``
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from serving.commands.client import SERVER, ClientError, KeyOption, ServerOption, ask, require_key
+
+app = typer.Typer(help="Reviews to do, verdicts to send.", add_completion=False)
+
+
+@app.command("list")
+def list_reviews(
+    budget: Annotated[int, typer.Option(help="Most pairs to list.")] = 20,
+    key: KeyOption = "",
+    server: ServerOption = SERVER,
+    as_json: Annotated[bool, typer.Option("--json", help="As a file for `send`.")] = False,
+) -> None:
+    """Pairs drawn for review, whole query by whole query."""
+    answer = ask(server, f"/v1/reviews?budget={budget}", require_key(key))
+    if as_json:
+        verdicts = [
+            {"query_id": r["query_id"], "item_id": r["item_id"], "draw_id": r["draw_id"],
+             "is_match": None}
+            for r in answer["reviews"]
+        ]
+        typer.echo(json.dumps({"verdicts": verdicts}, indent=1))
+        return
+    table = Table("draw", "query", "item", "distance")
+    for review in answer["reviews"]:
+        table.add_row(review["draw_id"], review["query_id"], escape(review["item_id"]),
+                      f"{review['distance']:.6f}")
+    Console().print(table)
+
+
+@app.command()
+def send(
+    file: Annotated[Path, typer.Option(help="JSON: {\"verdicts\": [..]}, as `list --json`.")],
+    key: KeyOption = "",
+    server: ServerOption = SERVER,
+) -> None:
+    """Send the verdicts of a file; they are durable when this returns."""
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClientError(f"{file}: not a JSON file: {error}") from None
+    answer = ask(server, "/v1/verdicts", require_key(key), body)
+    Console().print(f"{answer['accepted']} verdicts kept, {answer['repeated']} were there already.")

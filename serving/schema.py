@@ -1,0 +1,235 @@
+"""The HTTP bodies as models: what a request may say and what an answer says.
+
+Unknown fields are refused and types are strict, so that a misspelt field is an error and not a
+default. Requests are validated by these models; answers are built from them in the OpenAPI
+document and compared with them in the tests. Prose: docs/api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serving.responses import RefusedError
+
+MAX_BODY_BYTES = 16 * 2**20
+MAX_QUERIES = 256
+MAX_LIMIT = 1000
+MAX_VERDICTS = 1000
+MAX_BUDGET = 1000
+
+CONTENTS = ("embedding", "embedding_b64", "vector", "text", "image")
+
+Body = TypeVar("Body", bound=BaseModel)
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(_Strict):
+    """One query: exactly one of embedding, embedding_b64, vector, text and image."""
+
+    id: _Name | None = Field(None, description="Your name for the query; comes back unchanged.")
+    embedding: list[float] | None = Field(
+        None, description="A unit vector of the release's space; its norm may be off by 1e-3."
+    )
+    embedding_b64: str | None = Field(
+        None, description="The same as base64 of little-endian float32."
+    )
+    vector: list[float] | None = Field(
+        None, description="Encoder input, for releases trained on vectors."
+    )
+    text: str | None = Field(None, description="A text, for releases trained on texts.")
+    image: str | None = Field(
+        None, description="Base64 of an image file, for releases trained on images."
+    )
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Query:
+        given = [name for name in CONTENTS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of {', '.join(CONTENTS)}; got {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+class QueryRequest(_Strict):
+    """Body of ``POST /v1/query``."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True,
+        json_schema_extra={"examples": [
+            {"queries": [{"id": "q1", "image": "<base64 of an image file>"}], "limit": 10,
+             "with": ["metadata"]},
+        ]},
+    )
+
+    queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES)
+    limit: int = Field(
+        10, ge=1, le=MAX_LIMIT, description="Most matches returned; never the decision."
+    )
+    cursor: str | None = Field(
+        None, description="`next_cursor` of an earlier answer; one query a request."
+    )
+    with_: list[Literal["metadata"]] = Field(
+        default_factory=list, alias="with", description="What to return beside the distance."
+    )
+    threshold: float | None = Field(
+        None, ge=0.0, le=2.0,
+        description="Another threshold; needs the scope `threshold:override`.",
+    )
+    exact: bool = Field(False, description="Force a proof that no match is missing.")
+
+    @model_validator(mode="after")
+    def _one_query_a_page(self) -> QueryRequest:
+        if self.cursor is not None and len(self.queries) != 1:
+            raise ValueError("a request with a cursor has exactly one query")
+        return self
+
+
+class Found(_Strict):
+    """An item with its distance."""
+
+    item_id: str
+    distance: float = Field(description="Cosine distance in [0, 2]; smaller is closer.")
+    metadata: dict[str, Any] | None = Field(None, description="Present if asked for.")
+
+
+class Result(_Strict):
+    """The answer to one query."""
+
+    id: str | None
+    query_id: str = Field(description="Names this query in verdicts.")
+    matches: list[Found] = Field(description="By distance, then item id.")
+    match_count: int = Field(description="All matches, whatever the limit.")
+    complete: bool = Field(description="False if a cap or a deadline cut the count.")
+    match_recall: float = Field(
+        description="1.0 where proven, else the calibrated share of true matches that is found."
+    )
+    next_cursor: str | None
+    nearest_rejected: Found | None = Field(description="The closest item past the threshold.")
+    recorded: bool = Field(description="Whether the query can be drawn for review.")
+
+
+class ThresholdUsed(_Strict):
+    """The threshold that decided."""
+
+    value: float
+    source: Literal["calibrated", "request"]
+    rule: Literal["distance <= threshold"] = "distance <= threshold"
+
+
+class QueryAnswer(_Strict):
+    """Answer of ``POST /v1/query``."""
+
+    release: str
+    threshold: ThresholdUsed
+    results: list[Result]
+    request_id: str
+
+
+class Verdict(_Strict):
+    """Whether a pair is truly a match, as a person or a system of record judged it."""
+
+    query_id: _Name
+    item_id: _Name
+    is_match: bool
+    draw_id: _Name | None = Field(
+        None, description="From `/v1/reviews`; without one the verdict is stored, not counted."
+    )
+
+
+class VerdictsRequest(_Strict):
+    """Body of ``POST /v1/verdicts``."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True,
+        json_schema_extra={"examples": [{"verdicts": [
+            {"query_id": "5b1f..", "item_id": "1f385-noto", "is_match": True, "draw_id": "d81c.."},
+        ]}]},
+    )
+
+    verdicts: list[Verdict] = Field(min_length=1, max_length=MAX_VERDICTS)
+
+
+class VerdictsAnswer(_Strict):
+    """Answer of ``POST /v1/verdicts``, sent once they are durable."""
+
+    accepted: int = Field(description="Verdicts stored by this request.")
+    repeated: int = Field(description="Verdicts that were there already, unchanged.")
+    request_id: str
+
+
+class Review(_Strict):
+    """A pair drawn with known probability, waiting for a verdict."""
+
+    draw_id: str
+    query_id: str
+    item_id: str
+    distance: float
+
+
+class ReviewsAnswer(_Strict):
+    """Answer of ``GET /v1/reviews``."""
+
+    reviews: list[Review]
+    release: str
+    request_id: str
+
+
+class ErrorDetail(_Strict):
+    """What went wrong."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class ErrorAnswer(_Strict):
+    """Every error."""
+
+    error: ErrorDetail
+    request_id: str
+
+
+def parse(kind: type[Body], body: bytes) -> Body:
+    """A request body as ``kind``; ``RefusedError`` 413 or 400 that names the place."""
+    if len(body) > MAX_BODY_BYTES:
+        raise too_large()
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusedError(400, "invalid_json", f"body is not JSON: {error}") from None
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def too_large() -> RefusedError:
+    """413; also raised by the server before it has read such a body whole."""
+    return RefusedError(
+        413, "body_too_large", f"body is over {MAX_BODY_BYTES} bytes; send fewer queries",
+        details={"max_bytes": MAX_BODY_BYTES},
+    )
+
+
+def _invalid(error: ValidationError) -> RefusedError:
+    """The first fault, named by its place; ``details.index`` is the query or verdict it is in."""
+    first: Mapping[str, Any] = error.errors(include_url=False, include_context=False)[0]
+    place: tuple[int | str, ...] = first["loc"]
+    where = ".".join(str(part) for part in place) or "body"
+    details: dict[str, object] = {"field": where}
+    if len(place) >= 2 and isinstance(place[1], int):
+        details["index"] = place[1]
+    if first["type"] == "extra_forbidden":
+        return RefusedError(400, "unknown_field", f"{where}: unknown field", details=details)
+    message = first["msg"].removeprefix("Value error, ")
+    message = f"{where}: {message[:1].lower()}{message[1:]}"
+    return RefusedError(400, "invalid_request", message, details=details)

@@ -1,0 +1,81 @@
+"""Cursors: what they carry, and everything they refuse."""
+
+import base64
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.cursor import CursorError, Question, ReleaseChangedError, decode, encode
+
+QUESTION = Question(
+    release="a" * 64, customer="acme", query=np.asarray([0.6, 0.8], np.float32),
+    threshold=np.float32(0.41),
+)
+AFTER = (np.float32(0.38), "item-7")
+
+
+@given(st.floats(0, 0.375, width=32), st.text())
+def test_a_cursor_carries_its_position_exactly(distance, item_id):
+    after = decode(encode(QUESTION, (np.float32(distance), item_id)), QUESTION)
+    assert after == (np.float32(distance), item_id)
+    assert after[0].dtype == np.float32
+
+
+def test_a_cursor_is_safe_in_a_url():
+    assert set(encode(QUESTION, AFTER)) <= set(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    )
+
+
+@pytest.mark.parametrize("other", [
+    {"customer": "other"},
+    {"customer": None},
+    {"query": np.asarray([0.8, 0.6], np.float32)},
+    {"query": np.nextafter(QUESTION.query, np.float32(1))},
+    {"threshold": np.nextafter(np.float32(0.41), np.float32(1))},
+    {"exact": True},
+])
+def test_a_cursor_of_another_question_is_refused(other):
+    with pytest.raises(CursorError, match="cursor of another query, customer"):
+        decode(encode(QUESTION, AFTER), dataclasses.replace(QUESTION, **other))
+
+
+def test_a_cursor_of_another_release_says_so():
+    with pytest.raises(ReleaseChangedError, match=r"cursor of release aaaaaaaaaaaa, now serving b"):
+        decode(encode(QUESTION, AFTER), dataclasses.replace(QUESTION, release="b" * 64))
+
+
+def packed(content):
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+DIGEST = QUESTION.digest()
+
+
+@pytest.mark.parametrize("text", [
+    "", "x", "not base64!", "ü", "A" * 100_000, packed({}), packed([]), packed(7), packed("abcde"),
+    packed([1, "a" * 64, DIGEST, 0.38, "x"]),
+    packed([2, "a" * 64, DIGEST, "0x1p-3", "x"]),
+    packed([1, "a" * 64, DIGEST, "0x1p-3"]),
+    packed([1, "a" * 64, DIGEST, "0x1p-3", None]),
+    packed([1, "a" * 64, DIGEST, "zero", "x"]),
+    packed([1, "a" * 64, DIGEST, "nan", "x"]),
+    packed([1, "a" * 64, DIGEST, "inf", "x"]),
+    packed([1, "a" * 64, DIGEST, "0x1p5000", "x"]),
+    packed([1, "a" * 64, DIGEST, "-0x1p-3", "x"]),
+    packed([1, "a" * 64, DIGEST, (0.1).hex(), "x"]),
+    packed([1, "a" * 64, DIGEST, (0.5).hex(), "x"]),
+    packed([True, "a" * 64, DIGEST, (0.25).hex(), "x"]),
+    packed([[[[]]]] * 5),
+    base64.urlsafe_b64encode(b"[" * 5000).decode(),
+    encode(QUESTION, AFTER)[:-3],
+    encode(QUESTION, AFTER) + "=",
+    encode(QUESTION, AFTER) + "\n",
+])
+def test_what_was_not_written_as_a_cursor_is_refused(text):
+    with pytest.raises(CursorError):
+        decode(text, QUESTION)

@@ -1,0 +1,97 @@
+"""Starting a server: ports, flags and the guard, without Ray."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving import launch
+from serving.guard import processes_of, start_guard
+from serving.listening import wide_listeners
+
+
+def test_a_port_in_use_is_named_with_the_remedy():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(launch.LaunchError, match=rf"127\.0\.0\.1:{port} .*--port"):
+            launch.require_free_port("127.0.0.1", port)
+    launch.require_free_port("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_here_is_refused():
+    with pytest.raises(launch.LaunchError, match=r"192\.0\.2\.1:8000"):
+        launch.require_free_port("192.0.2.1", 8000)
+
+
+def test_haproxy_gets_private_files_and_free_ports(tmp_path):
+    one = launch.ray_environment(tmp_path, haproxy=True)
+    two = launch.ray_environment(tmp_path, haproxy=True)
+    for name, value in one.items():
+        if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE")):
+            assert value.startswith(str(tmp_path)), name
+    ports = [one[f"RAY_SERVE_HAPROXY_{kind}_PORT"] for kind in ("STATS", "METRICS")]
+    assert len(set(ports)) == 2
+    assert one["RAY_AUTH_TOKEN"] != two["RAY_AUTH_TOKEN"]
+    assert not any("HAPROXY" in name for name in launch.ray_environment(tmp_path, haproxy=False))
+
+
+def test_what_the_user_set_stays(monkeypatch):
+    monkeypatch.setenv("LIMEN_TEST_SET", "5")
+    monkeypatch.setenv("LIMEN_TEST_UNSET", "")
+    monkeypatch.delenv("LIMEN_TEST_UNSET")
+    launch.apply({"LIMEN_TEST_SET": "0", "LIMEN_TEST_UNSET": "0"})
+    assert os.environ["LIMEN_TEST_SET"] == "5"
+    assert os.environ["LIMEN_TEST_UNSET"] == "0"
+
+
+def test_a_haproxy_that_cannot_run_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "haproxy"))
+    assert "not executable" in str(launch.missing_haproxy())
+
+
+def test_only_what_listens_beyond_loopback_is_listed():
+    with socket.socket() as near, socket.socket() as wide, socket.socket() as unused:
+        near.bind(("127.0.0.1", 0))
+        wide.bind(("", 0))
+        unused.bind(("", 0))
+        near.listen()
+        wide.listen()
+        ports = [entry.port for entry in wide_listeners(os.getpid())]
+        assert wide.getsockname()[1] in ports
+        assert near.getsockname()[1] not in ports
+        assert unused.getsockname()[1] not in ports
+
+
+_VICTIM = "import sys, time; sys.stdout.write('up\\n'); sys.stdout.flush(); time.sleep(60)"
+
+
+def test_the_guard_ends_what_runs_from_the_folder_and_nothing_else(tmp_path):
+    folder = tmp_path / "private"
+    folder.mkdir()
+    inside, outside = (
+        subprocess.Popen([sys.executable, "-c", _VICTIM, str(where / "x.cfg")],
+                         stdout=subprocess.PIPE)
+        for where in (folder, tmp_path / "private-not")
+    )
+    try:
+        for process in (inside, outside):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+        assert list(processes_of(folder)) == [inside.pid]
+        guard = start_guard(folder)
+        time.sleep(0.3)
+        assert inside.poll() is None
+        guard.communicate(timeout=20)
+        assert inside.wait(timeout=5) == -9
+        assert outside.poll() is None
+        assert not Path(folder).exists()
+    finally:
+        for process in (inside, outside):
+            process.kill()
+            process.communicate()

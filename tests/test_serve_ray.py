@@ -1,0 +1,223 @@
+"""``limen serve`` for real: Ray, HAProxy, SQLite, SIGKILL. One server, killed and started again."""
+
+import base64
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipeline.distance import deciding
+from serving.access import SCOPES, add_key
+from serving.guard import processes_of
+from serving.launch import free_ports
+from serving.schema import MAX_BODY_BYTES
+from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parent.parent
+READY_SECONDS, STOP_SECONDS = 120, 30
+
+
+class Server:
+    """A ``limen serve`` in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.world = make_world(folder / "candidate")
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        keys = folder / "keys.json"
+        self.key = add_key(keys, CUSTOMERS[0], SCOPES)
+        self.client = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=30
+        )
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "jobs.cli", "serve", str(self.folder / "candidate"),
+                "--port", str(self.port), "--keys", str(self.folder / "keys.json"),
+                "--records", f"sqlite:///{self.folder / 'records.db'}"]
+
+    def start(self) -> None:
+        self.log = (self.folder / "serve.log").open("w+")
+        self.process = subprocess.Popen(
+            self.command(), cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.output()
+            if "Stop with Ctrl-C" in self.output():
+                assert self.client.get("/readyz").status_code == 200
+                return
+            time.sleep(0.2)
+        raise AssertionError(self.output())
+
+    def output(self) -> str:
+        return (self.folder / "serve.log").read_text()
+
+    def limen(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, text=True,
+            capture_output=True, timeout=60, check=False,
+            env={**os.environ, "LIMEN_KEY": self.key, "COLUMNS": "200"},
+        )
+
+    def query(self, row: int) -> dict:
+        answer = self.client.post("/v1/query", json={
+            "queries": [{"embedding": self.world.vectors[row].tolist()}], "limit": 1000,
+        })
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("serve"))
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.process.terminate()
+        server.process.wait(STOP_SECONDS)
+
+
+def gauges(server: Server) -> list[str]:
+    response = server.client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return response.text.splitlines()
+
+
+def test_it_says_what_it_serves_where_and_who_can_reach_it(server):
+    said = server.output()
+    assert f"Serving release {server.world.release.id12} at {server.url}" in said
+    assert f"Threshold {float(THRESHOLD):.6f}" in said
+    assert f"{server.url}/v1/query" in said
+    listed = re.search(r"HAProxy.s statistics ([\d, ]+); Ray.s own [\d, ]+\.", said)
+    assert listed is not None
+    assert str(server.port) not in listed[0]
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        outside = socket.gethostbyname(socket.gethostname())
+        if not outside.startswith("127."):
+            assert probe.connect_ex((outside, server.port)) != 0
+
+
+def test_answers_over_http_are_those_of_brute_force(server):
+    rows = server.world.rows_of(CUSTOMERS[0])
+    for row in (0, 50, 51):
+        distances = deciding(server.world.vectors[[row]], server.world.vectors[rows])[0]
+        ids = server.world.items.item_id[rows]
+        expected = sorted(
+            (float(d), i) for d, i in zip(distances, ids, strict=True) if d <= THRESHOLD
+        )
+        matches = server.query(row)["results"][0]["matches"]
+        assert [(m["distance"], m["item_id"]) for m in matches] == expected
+
+
+def test_every_kind_of_refusal_comes_through_as_json(server):
+    client = server.client
+    for response, status in (
+        (client.post("/v1/query", content=b"{"), 400),
+        (client.post("/v1/query", json={"queries": [{"text": "a"}], "user": "b"}), 400),
+        (client.get("/v1/release", headers={"Authorization": ""}), 401),
+        (client.get("/v1/customers/birds%2Fsea/consistency"), 404),
+        (client.post("/v1/query", content=b"x" * (MAX_BODY_BYTES + 1)), 413),
+        (client.post("/v1/query", json={"queries": [{"embedding": [1.0]}]}), 422),
+    ):
+        assert response.status_code == status, response.text
+        assert set(response.json()) == {"error", "request_id"}
+    own = client.get("/v1/customers/Food%20%26%20Drink/consistency",
+                     headers={"X-Request-Id": "mine"})
+    assert own.status_code == 200
+    assert own.headers["X-Request-Id"] == "mine"
+
+
+def test_a_port_in_use_is_one_line_and_exit_1(server):
+    second = server.limen(*server.command()[3:])
+    assert second.returncode == 1
+    lines = second.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert str(server.port) in lines[0]
+    assert "--port" in lines[0]
+
+
+def test_the_verbs_talk_to_the_server(server):
+    image = server.folder / "query.png"
+    image.write_bytes(server.world.items.content[50])
+    asked = server.limen("query", "--image", str(image), "--server", server.url)
+    assert asked.returncode == 0, asked.stderr
+    assert server.world.items.item_id[50] in asked.stdout
+    assert "nearest rejected" in asked.stdout
+    drift = server.limen("drift", "--server", server.url)
+    assert drift.returncode == 0, drift.stderr
+    nobody = server.limen("query", "--image", str(image), "--server", "http://127.0.0.1:9")
+    assert nobody.returncode == 1
+    assert len(nobody.stderr.strip().splitlines()) == 1
+
+
+def review_everything(server: Server) -> int:
+    total = 0
+    while reviews := server.client.get("/v1/reviews?budget=1000").json()["reviews"]:
+        verdicts = [
+            {name: r[name] for name in ("query_id", "item_id", "draw_id")}
+            | {"is_match": r["distance"] < 0.03} for r in reviews
+        ]
+        response = server.client.post("/v1/verdicts", json={"verdicts": verdicts})
+        assert response.status_code == 202
+        total += len(verdicts)
+    return total
+
+
+def test_a_killed_server_comes_back_with_equal_gauges(server):
+    for row in range(40, 340, 8):
+        server.query(row)
+    assert review_everything(server) > 100
+    before = gauges(server)
+    assert any(line.startswith("limen_curve_shift{") for line in before)
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline and not _is_free(server.port):
+        time.sleep(0.2)
+    server.start()
+    assert gauges(server) == before
+    image = base64.b64encode(server.world.items.content[50]).decode()
+    assert server.client.post("/v1/query", json={"queries": [{"image": image}]}).status_code == 200
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_signal_stops_it_quickly_and_leaves_nothing(server):
+    folder = _private_folder(server)
+    assert list(processes_of(folder))
+    started = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(STOP_SECONDS) == 0, server.output()
+    assert time.monotonic() - started < STOP_SECONDS
+    assert server.output().rstrip().endswith("Stopped.")
+    assert not list(processes_of(folder))
+    assert not folder.exists()
+    assert _is_free(server.port)
+
+
+def _private_folder(server: Server) -> Path:
+    """The folder that the server's guard was given."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    for child in children.split():
+        words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+        if any(word.endswith("guard.py") for word in words):
+            return Path(words[words.index("-S") + 2])
+    raise AssertionError(children)
+
+

@@ -1,0 +1,39 @@
+"""A small world to train on: classes of noisy coloured images, or of noisy vectors."""
+
+import numpy as np
+
+from pipeline.config import DataConfig, LossConfig, ModelConfig, Recipe, TcmConfig, TrainConfig
+
+CLASSES, ITEMS, SIZE = 12, 6, 16
+
+
+def images(seed=0):
+    """(n, S, S, 3) uint8 and (n,) labels: a class is a blurred pattern, an item adds noise."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.uniform(40, 215, (CLASSES, 4, 4, 3)).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    labels = np.arange(CLASSES).repeat(ITEMS)
+    noisy = patterns[labels] + rng.normal(0, 25, (labels.size, SIZE, SIZE, 3))
+    return np.clip(noisy, 0, 255).astype(np.uint8), labels
+
+
+def vectors(seed=0, dimension=10):
+    """(n, d) float32 and (n,) labels, far from the origin and in small units."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(CLASSES).repeat(ITEMS)
+    centres = rng.normal(size=(CLASSES, dimension))
+    noisy = centres[labels] + 0.6 * rng.normal(size=(labels.size, dimension))
+    return (1e-3 * (noisy + 50)).astype(np.float32), labels
+
+
+def recipe(*, backbone="cnn", base="multi_similarity", tcm=False, seed=0, **train):
+    """A recipe of a few quick steps."""
+    options = {"steps": 12, "classes_per_batch": 6, "items_per_class": 4, "warmup_steps": 2,
+               "checkpoint_every": 5, **train}
+    return Recipe(
+        name="tiny",
+        seed=seed,
+        data=DataConfig(items="items.parquet"),
+        model=ModelConfig(backbone=backbone, dimension=8, image_size=SIZE, width=4),
+        loss=LossConfig(base=base, tcm=TcmConfig() if tcm else None),
+        train=TrainConfig(**options),
+    )
