@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.workspace import Workspace
@@ -24,37 +27,46 @@ _ENVIRONMENT = {
 }
 
 
-def connect(workers: int) -> None:
-    """Join the cluster that this job runs in, or start a private Ray on this machine."""
+@contextmanager
+def connected(workers: int) -> Iterator[None]:
+    """Inside the cluster that this job runs in, or in a private Ray that ends with the block."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     inside = "RAY_ADDRESS" in os.environ
-    if not inside:
-        # A token of this process tree guards Ray's own ports.
+    if not inside and "ray" not in sys.modules:
+        # A token of this process tree guards Ray's own ports. Ray reads the mode when it is
+        # imported; set later, it would hold for the children alone and lock this process out.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     if ray.is_initialized():
+        yield
         return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if inside:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        return
-    # "local": never join another Ray that happens to run on this machine.
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, workers + 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+        ray.init(**quiet)
+    else:
+        # "local": never join another Ray that happens to run on this machine.
+        cpus = max(os.cpu_count() or 1, workers + 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def train_on_workers(
     recipe: Recipe, workspace: Workspace, tag: str, show: Callable[[Progress], None]
 ) -> None:
     """Train ``tag`` on ``train.workers`` workers; ``show`` gets the first one's progress."""
-    connect(recipe.train.workers)
+    with connected(recipe.train.workers):
+        _train(recipe, workspace, tag, show)
+
+
+def _train(
+    recipe: Recipe, workspace: Workspace, tag: str, show: Callable[[Progress], None]
+) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
@@ -79,6 +91,8 @@ def train_on_workers(
         queue.put(None)
         drain.join(timeout=5)
         queue.shutdown()
+        # Ray's own account of the run; ours is the checkpoint and the model.
+        shutil.rmtree(folder / "ray", ignore_errors=True)
 
 
 def _resources(cuda: bool) -> dict[str, float]:

@@ -170,15 +170,15 @@ def _beyond(limit: float, horizon: float) -> bool:
 def _horizon(known: Sequence[Known], threshold: np.float32, at_least: int) -> float:
     """The distance up to which every row must be known before the answer can be cut.
 
-    That of the last row of the answer, as far as one can tell; infinite as long as too few rows
-    are known. Rows found later only bring it nearer.
+    That of the last row of the answer as far as one can tell, which lies past the threshold;
+    infinite as long as too few rows are known. Rows found later only bring it nearer.
     """
     distances = np.concatenate([np.empty(0, np.float32), *(k.distances for k in known)])
     matches = int(np.count_nonzero(distance.accepts(distances, threshold)))
     last = max(matches + 1, at_least) - 1
     if last >= distances.size:
         return math.inf
-    return max(float(threshold), float(np.partition(distances, last)[last]))
+    return float(np.partition(distances, last)[last])
 
 
 def _deeper(

@@ -91,48 +91,58 @@ class Snapshot:
     volumes: tuple[Volume, ...]
 
 
-def snapshot(
-    reference: Reference,
-    live: OperatingCounts,
-    reviewed: Mapping[str, int],
-    volumes: Sequence[Volume],
-) -> Snapshot:
-    """The gauges of ``live`` counts from so many ``reviewed`` queries of each customer."""
-    ranked = sorted(volumes, key=lambda volume: (-volume.queries, volume.customer))
-    named = {volume.customer for volume in ranked[:MAX_CUSTOMERS]} - {OTHER}
-    baseline, live = within_horizon(reference.baseline), within_horizon(live)
-    gauges = _Gauges(reference, baseline)
-    measured = [
-        gauges.of(name, live.select([name]), baseline.select([name]), reviewed[name])
-        for name in live.groups
-        if name in named and _enough(live.select([name]), reviewed[name])
-    ]
-    rest = [name for name in live.groups if name not in named]
-    if rest:
-        now, then = _merged_rest(live.select(rest), baseline)
-        queries = sum(reviewed[name] for name in rest)
-        if _enough(now, queries):
-            measured.append(gauges.of(OTHER, now, then, queries))
-    compared = [name for name in live.groups if _enough(live.select([name]), reviewed[name])]
-    return Snapshot(
-        release=reference.release,
-        threshold=reference.threshold,
-        opis=opis(live.select(compared), reference.thresholds) if len(compared) > 1 else None,
-        customers=tuple(measured),
-        volumes=tuple(_bounded(volumes, named)),
-    )
+class Drift:
+    """The gauges of one release, measured. It remembers what it measured last, never anything else."""
 
-
-class _Gauges:
-    """The gauges of one customer at a time, so that none depends on who else is served."""
-
-    def __init__(self, reference: Reference, baseline: OperatingCounts) -> None:
-        self._thresholds, self._threshold = reference.thresholds, reference.threshold
+    def __init__(self, reference: Reference) -> None:
+        """Read off the release what every customer is compared with."""
+        self._reference = reference
+        self._thresholds = reference.thresholds
         self._served = np.asarray([reference.threshold], np.float32)
-        self._curve = reference_curve(baseline, self._thresholds)
-        self._utility = float(reference_curve(baseline, self._served)[0])
+        self._baseline = within_horizon(reference.baseline)
+        self._curve = reference_curve(self._baseline, self._thresholds)
+        self._utility = float(reference_curve(self._baseline, self._served)[0])
+        self._last: dict[str, tuple[Curve, CustomerGauges]] = {}
 
-    def of(
+    def snapshot(
+        self, live: OperatingCounts, reviewed: Mapping[str, int], volumes: Sequence[Volume]
+    ) -> Snapshot:
+        """The gauges of ``live`` counts from so many ``reviewed`` queries of each customer."""
+        live = within_horizon(live)
+        ranked = sorted(volumes, key=lambda volume: (-volume.queries, volume.customer))
+        named = {volume.customer for volume in ranked[:MAX_CUSTOMERS]} - {OTHER}
+        alone = {name: live.select([name]) for name in live.groups}
+        compared = [name for name, counts in alone.items() if _enough(counts, reviewed[name])]
+        measured = [
+            self._of(name, alone[name], self._baseline.select([name]), reviewed[name])
+            for name in compared
+            if name in named
+        ]
+        rest = [name for name in live.groups if name not in named]
+        if rest:
+            now, then = _merged_rest(live.select(rest), self._baseline)
+            queries = sum(reviewed[name] for name in rest)
+            if _enough(now, queries):
+                measured.append(self._of(OTHER, now, then, queries))
+        return Snapshot(
+            release=self._reference.release,
+            threshold=self._reference.threshold,
+            opis=opis(live.select(compared), self._thresholds) if len(compared) > 1 else None,
+            customers=tuple(measured),
+            volumes=tuple(_bounded(volumes, named)),
+        )
+
+    def _of(
+        self, name: str, now: OperatingCounts, then: OperatingCounts, reviewed: int
+    ) -> CustomerGauges:
+        """The gauges of ``name``: measured anew where its counts are not those of last time."""
+        evidence = np.concatenate([now.pairs, then.pairs])
+        last = self._last.get(name)
+        if last is None or last[1].reviewed != reviewed or not np.array_equal(last[0], evidence):
+            last = self._last[name] = (evidence, self._measured(name, now, then, reviewed))
+        return last[1]
+
+    def _measured(
         self, name: str, now: OperatingCounts, then: OperatingCounts, reviewed: int
     ) -> CustomerGauges:
         """The gauges of ``now`` against ``then``: both of one group, ``then`` maybe empty."""
@@ -142,7 +152,7 @@ class _Gauges:
             before = inconsistency(then, self._curve, self._thresholds)[0]
             gap_change = _difference(gap, before)
             shift = curve_shift(now, then, self._thresholds)[0]
-            change = utility_change(now, then, self._threshold)[0]
+            change = utility_change(now, then, self._reference.threshold)[0]
         else:
             gap_change, shift, change = UNKNOWN, gap, self._change_from_mean(now)
         edge = int(now.grid.position(self._served)[0])

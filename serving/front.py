@@ -20,6 +20,9 @@ from pipeline.decisions import RecordsUnavailableError
 from serving.api import Api, Call, Head
 from serving.responses import PROMETHEUS, REQUEST_ID, RefusedError, Response
 
+IMMEDIATE = ("livez", "openapi", "docs", "home")
+"""Operations that cost nothing: answered whoever is waiting."""
+
 _log = logging.getLogger("limen.api")
 
 
@@ -62,8 +65,11 @@ class Front:
         """The response to a request; never raises for what a client did."""
         try:
             call = self._api.admit(head)
-            with self._place(call):
-                response = await self._in_time(self._answer(call, read_body))
+            if call.operation in IMMEDIATE:
+                response = self._api.answer(call, b"")
+            else:
+                with self._place(call):
+                    response = await self._in_time(self._answer(call, read_body))
         except RefusedError as refusal:
             response = refusal.response(head.request_id)
         response = Response(

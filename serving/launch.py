@@ -2,7 +2,7 @@
 
 Ray Serve reads its flags when it is imported, in this process and in every worker, so they are
 set in the environment first. Left alone, HAProxy writes to fixed paths and listens on fixed
-ports: two servers on one machine would fight over them. Docs: docs/serving.md.
+ports: two servers on one machine would fight over them.
 """
 
 from __future__ import annotations

@@ -9,28 +9,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-import numpy as np
-
-from pipeline.calibration import CURVE_POINTS
 from pipeline.evidence import marker, reviewed_queries, volumes
 from pipeline.live import live_counts
-from pipeline.operating import OperatingCounts
 from pipeline.records import Records
-from serving.drift import Reference, Snapshot, snapshot
+from serving.drift import Drift, Reference, Snapshot
 
 WINDOW = 400
 """Reviewed queries of a customer that count: the latest ones."""
-
-
-def reference_of(release: str, baseline: OperatingCounts, threshold: np.float32) -> Reference:
-    """What to measure ``release`` (an id) against: its ``baseline`` counts.
-
-    The grid of a release has the thresholds of its calibration range, and the served one
-    besides where that is none of them.
-    """
-    edges = baseline.grid.edges
-    curve = edges if edges.size <= CURVE_POINTS else edges[edges != threshold]
-    return Reference(release=release, baseline=baseline, thresholds=curve, threshold=threshold)
 
 
 class Monitor:
@@ -39,7 +24,9 @@ class Monitor:
     def __init__(self, records: Records, reference: Reference, *, window: int = WINDOW) -> None:
         """``window``: how many of a customer's reviewed queries count, the latest first."""
         self._database = records.database
-        self._reference = reference
+        self._release = reference.release
+        self._grid = reference.baseline.grid
+        self._drift = Drift(reference)
         self._window = window
         self._lock = threading.Lock()
         self._seen: tuple[tuple[int, int], Snapshot] | None = None
@@ -50,17 +37,15 @@ class Monitor:
         Raises ``RecordsUnavailableError`` where the database does not answer.
         """
         with self._lock:
-            mark = marker(self._database, self._reference.release)
+            mark = marker(self._database, self._release)
             if self._seen is None or self._seen[0] != mark:
                 self._seen = (mark, self._rebuilt())
             return self._seen[1]
 
     def _rebuilt(self) -> Snapshot:
-        release = self._reference.release
-        queries = reviewed_queries(self._database, release, window=self._window)
-        return snapshot(
-            self._reference,
-            live_counts(queries, self._reference.baseline.grid),
+        queries = reviewed_queries(self._database, self._release, window=self._window)
+        return self._drift.snapshot(
+            live_counts(queries, self._grid),
             Counter(query.customer for query in queries),
-            volumes(self._database, release),
+            volumes(self._database, self._release),
         )

@@ -28,7 +28,7 @@ class Response:
 
 
 class RefusedError(Exception):
-    """A request that is not answered; becomes the error body of docs/api.md."""
+    """A request that is not answered; becomes ``schema.ErrorAnswer``."""
 
     def __init__(
         self,

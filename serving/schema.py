@@ -2,7 +2,7 @@
 
 Unknown fields are refused and types are strict, so that a misspelt field is an error and not a
 default. Requests are validated by these models; answers are built from them in the OpenAPI
-document and compared with them in the tests. Prose: docs/api.md.
+document and compared with them in the tests. ``/docs`` shows them.
 """
 
 from __future__ import annotations

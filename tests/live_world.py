@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.decisions import ReviewedQuery
 from pipeline.live import DrawPlan, draw, draw_plan
 from pipeline.operating import BUCKETS, NEGATIVE, POSITIVE, Grid, OperatingCounts, bucket_of
+from serving.drift import Reference
 
 CUSTOMERS = tuple(f"customer-{i}" for i in range(9))
 VISIBLE, MATCHES = 600, 7
@@ -32,6 +33,13 @@ class Calibrated:
     threshold: np.float32
     baseline: OperatingCounts
     plan: DrawPlan
+
+    def reference(self, *known: str) -> Reference:
+        """What drift is measured against: all customers, or those ``known`` at calibration."""
+        baseline = self.baseline.select(known) if known else self.baseline
+        return Reference(
+            release="r1", baseline=baseline, thresholds=self.thresholds, threshold=self.threshold
+        )
 
 
 def queries(customer: str, n: int, rng: np.random.Generator, *, drift: float = 0.0) -> Pairs:

@@ -15,14 +15,18 @@ from tests.promtool import (
     rule_groups,
 )
 
-# What a server exports for each customer: the value of a gauge with both ends of its interval.
-# (lower, upper) of limen_curve_shift, then of limen_utility_change.
+# Intervals of one customer: (lower, upper) of limen_curve_shift and of limen_utility_change. The
+# gauge itself is in the middle.
 STEADY = ((-0.002, 0.003), (-0.04, 0.03))
 DRIFTED = ((0.004, 0.011), (-0.31, -0.12))
-BETTER = ((0.004, 0.011), (0.05, 0.15))
-UNLUCKY = ((-0.001, 0.006), (-0.20, -0.01))
-# An interval that ends at zero says nothing yet: the rule's inequalities are strict.
-TOUCHING = ((0.0, 0.011), (-0.31, 0.0))
+NO_DRIFT = {
+    "better": ((0.004, 0.011), (0.05, 0.15)),
+    "perhaps worse": ((0.004, 0.011), (-0.20, 0.05)),
+    "perhaps shifted": ((-0.001, 0.006), (-0.20, -0.01)),
+    # An interval that ends at zero does not exclude it.
+    "shifted by no less than 0": ((0.0, 0.011), (-0.31, -0.12)),
+    "worse by no less than 0": ((0.004, 0.011), (-0.31, 0.0)),
+}
 
 OLD, NEW = "3f9c1a0b7d22", "81d04be6c5fa"
 
@@ -66,13 +70,15 @@ def test_a_steady_fleet_is_left_alone(tmp_path: Path):
     assert_drift_alert([CALM, CALM, CALM], firing=[], folder=tmp_path)
 
 
-@pytest.mark.parametrize("intervals", [BETTER, UNLUCKY, TOUCHING], ids=str)
-def test_one_gauge_alone_calls_nobody(intervals: tuple, tmp_path: Path):
-    assert_drift_alert([CALM, fleet_with("Flags", intervals)], firing=[], folder=tmp_path)
+@pytest.mark.parametrize("case", NO_DRIFT)
+def test_one_gauge_alone_calls_nobody(case: str, tmp_path: Path):
+    assert_drift_alert([CALM, fleet_with("Flags", NO_DRIFT[case])], firing=[], folder=tmp_path)
 
 
 def test_a_shift_of_one_customer_and_a_dip_of_another_do_not_add_up(tmp_path: Path):
-    mixed = exposition((NEW, "Flags", BETTER), (NEW, "Activities", UNLUCKY))
+    mixed = exposition(
+        (NEW, "Flags", NO_DRIFT["better"]), (NEW, "Activities", NO_DRIFT["perhaps shifted"])
+    )
     assert_drift_alert([mixed], firing=[], folder=tmp_path)
 
 
@@ -80,7 +86,9 @@ def test_the_drift_of_one_release_is_not_blamed_on_another(tmp_path: Path):
     both = exposition((OLD, "Flags", DRIFTED), (NEW, "Flags", STEADY))
     assert_drift_alert([both], firing=[(OLD, "Flags")], folder=tmp_path / "old")
     # The two halves of the condition, each true of another release.
-    split = exposition((OLD, "Flags", BETTER), (NEW, "Flags", UNLUCKY))
+    split = exposition(
+        (OLD, "Flags", NO_DRIFT["better"]), (NEW, "Flags", NO_DRIFT["perhaps shifted"])
+    )
     assert_drift_alert([split], firing=[], folder=tmp_path / "split")
 
 

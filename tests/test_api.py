@@ -335,6 +335,30 @@ def test_what_reviews_draw_verdicts_answer_and_the_gauges_count(server):
     assert overall["recorded"][0]["drawn_verdicts"] == total
 
 
+def test_drift_as_json_has_the_numbers_of_the_gauges(server):
+    for row in range(100, 300, 5):
+        server.ask([{"embedding": embedding(server, row)}])
+    while reviews := json.loads(
+        server.send("GET", "/v1/reviews", query="budget=1000").body
+    )["reviews"]:
+        server.send("POST", "/v1/verdicts", body={"verdicts": [
+            {"query_id": r["query_id"], "item_id": r["item_id"], "draw_id": r["draw_id"],
+             "is_match": r["distance"] < 0.03}
+            for r in reviews
+        ]})
+    own = json.loads(server.send("GET", "/v1/customers/Food%20%26%20Drink/consistency").body)
+    overall = json.loads(server.send("GET", "/v1/consistency").body)
+    assert own["drift"] == overall["customers"][0]
+    lines = server.send("GET", "/metrics").body.decode().splitlines()
+    for name in ("curve_shift", "utility_change", "inconsistency", "inconsistency_drift"):
+        for bound, suffix in (("value", ""), ("lower", "_lower"), ("upper", "_upper")):
+            line = next(text for text in lines if text.startswith(f"limen_{name}{suffix}{{"))
+            assert own["drift"][name][bound] == float(line.rsplit(" ", 1)[1])
+    nobody = add_key(Path(server.settings.keys), "nobody", ["query"])
+    silent = json.loads(server.send("GET", "/v1/customers/nobody/consistency", nobody).body)
+    assert silent["drift"] is None
+
+
 def test_a_batch_of_verdicts_with_a_bad_one_keeps_none(server):
     query_id = server.ask([{"embedding": embedding(server, 61)}])[1]["results"][0]["query_id"]
     good = {"query_id": query_id, "item_id": "item-0061", "is_match": True}
@@ -424,7 +448,12 @@ def test_waiting_is_bounded_in_all_for_each_customer_and_in_time(server, monkeyp
         return await front.handle(head, body)
 
     async def crowd() -> list[Response]:
-        return await asyncio.gather(*(send(key) for key in ("all", "all", "all", "other", "other")))
+        waiting = [asyncio.ensure_future(send(key))
+                   for key in ("all", "all", "all", "other", "other")]
+        await asyncio.sleep(0.1)
+        alive = await front.handle(Head(method="GET", path="/livez", request_id="r"), body)
+        assert alive.status == 200
+        return await asyncio.gather(*waiting)
 
     answers = asyncio.run(crowd())
     gate.set()

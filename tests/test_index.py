@@ -6,12 +6,16 @@ import json
 import faiss
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config import IndexConfig
 from pipeline.gallery import build_gallery, open_gallery
 from pipeline.index import IVF_FROM, SearchIndexError, build_index, open_index
+from pipeline.lists import list_angles, make_lists
 from pipeline.search import WIDE_LOOK
 from tests.search_world import (
+    brute_distances,
     brute_order,
     clustered,
     make_gallery,
@@ -197,6 +201,46 @@ def test_a_query_of_a_length_just_off_one_is_searched_as_it_is(flat, ivf, galler
             assert not loose.proven or loose.match_count == found.match_count
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_distances_cut_off_at_two_are_ties_like_any_other(tmp_path, kind):
+    rng = np.random.default_rng(6)
+    query = np.zeros(8, np.float32)
+    query[0] = 1.001
+    # Inner products from -1 to -1.0018: past -1 every distance is 2, whatever FAISS ranks first.
+    vectors = np.zeros((600, 8), np.float32)
+    vectors[:, 0] = -rng.uniform(0.999, 1.0008, 600)
+    gallery = one_segment(vectors)
+    index = opened(tmp_path, gallery, kind=kind)
+    order = brute_order(gallery, "acme", query)
+    assert order[-300][0] == 2
+    for threshold in tied_thresholds(gallery, "acme", query, (100, 599)):
+        for at_least in (1, 590):
+            found = index.search("acme", query, threshold, at_least=at_least, exact=True)
+            assert_is(found, order, threshold, at_least)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.999, 1.0, 1.001]), st.sampled_from([2, 5, 40]))
+def test_no_row_of_a_list_is_nearer_than_its_angle_allows(seed, length, dimension):
+    rng = np.random.default_rng(seed)
+    centroids = unit_rows(rng, 5, dimension)
+    assigned = rng.integers(0, 4, 60)  # the fifth list stays empty
+    vectors = centroids[assigned] + rng.choice([0.0, 0.3]) * unit_rows(rng, 60, dimension)
+    vectors *= rng.uniform(0.999, 1.001, (60, 1)) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors.astype(np.float32)
+    norm = float(np.linalg.norm(vectors.astype(np.float64), axis=1).max())
+    angles = list_angles(vectors, centroids, assigned)
+    lists = make_lists(centroids, assigned, angles, norm)
+    for query in np.concatenate([vectors[:3], unit_rows(rng, 3, dimension)]) * np.float32(length):
+        distances, products = brute_distances(query, vectors), lists.products(query)
+        for one in range(4):
+            nearest = distances[assigned == one].min(initial=np.inf)
+            bound = lists.nearest_left(query, products, np.asarray([one, 4]))
+            assert bound <= nearest
+            if angles[one] < 1e-5 and length == 1.0:  # rows along the centroid: a tight bound
+                assert bound >= min(nearest, 1) - 0.005
+        assert lists.nearest_left(query, products, np.asarray([4])) == np.inf
+
+
 def test_an_empty_gallery_finds_nothing_and_is_proven(tmp_path):
     gallery = build_gallery(np.empty((0, 4), np.float32), make_items(
         [], np.empty((0, 4), np.float32), np.random.default_rng(0)))
@@ -245,7 +289,7 @@ def test_a_higher_target_and_a_wider_horizon_take_more_probes(tmp_path):
 
 def test_without_a_match_to_calibrate_on_every_list_is_probed(tmp_path):
     gallery = one_segment(unit_rows(np.random.default_rng(0), 400, 24))
-    index = opened(tmp_path, gallery, kind="ivf", horizon=1e-6)
+    index = opened(tmp_path, gallery, kind="ivf", recall=0.5, horizon=1e-6)
     (segment,) = facts(tmp_path)
     assert segment["probes"] == segment["lists"]
     assert index.search("acme", gallery.vectors[0], np.float32(0.5)).proven

@@ -38,9 +38,9 @@ def records(tmp_path):
     opened.close()
 
 
-def recorder(records, gallery, *, rate, seed=0, release="r", world=WORLD):
+def recorder(records, gallery, *, rate, seed=0, release="r"):
     return Recorder(
-        records, world.plan, release=release, grid=world.grid, rate=rate,
+        records, WORLD.plan, release=release, grid=WORLD.grid, rate=rate,
         visible=gallery.visible, item_id=lambda row: f"item-{row}",
         rng=np.random.default_rng(seed),
     )
@@ -121,7 +121,7 @@ def test_ties_with_an_edge_count_on_the_match_side_and_nothing_visible_is_fine(r
     assert [(pair.item_id, pair.distance) for pair in pairs] == [
         ("1", 0.25), ("2", 0.25), ("0", 0.5)  # row 3 lies beyond the horizon
     ]
-    empty, = reviewed_queries(records.database, "r", window=9)
+    (empty,) = reviewed_queries(records.database, "r", window=9)
     assert (empty.query_id, empty.histogram.tolist()) == ("q1", [0, 0, 0])
     records.add_verdicts(
         [Verdict(query_id="q0", item_id=p.item_id, draw_id=p.draw_id, is_match=True)
@@ -152,4 +152,4 @@ def test_a_request_with_a_known_query_id_is_recorded_not_at_all(records):
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
 def test_a_rate_that_is_no_share_is_refused(records, rate):
     with pytest.raises(ValueError, match="rate: expected a share between 0 and 1"):
-        recorder(records, None, rate=rate)
+        recorder(records, Gallery(queries(ME, 1, np.random.default_rng(0))), rate=rate)

@@ -21,7 +21,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -35,12 +35,12 @@ def run(wanted, data, *, resume=None, kill_at=None):
     def progress(now):
         losses.append(now.loss)
         if now.step == kill_at:
-            raise Killed
+            raise KilledError
 
     try:
         fit(inputs, labels, recipe=wanted, model=model, resume=resume,
             on_checkpoint=states.append, progress=progress)
-    except Killed:
+    except KilledError:
         assert kill_at is not None
     return model, losses, states
 
@@ -57,7 +57,7 @@ def nearest_is_right(model, data):
 @pytest.mark.parametrize(("backbone", "make"), [("cnn", images), ("mlp", vectors)])
 def test_training_brings_the_items_of_a_class_together(backbone, make):
     wanted = recipe(backbone=backbone, steps=60, learning_rate=1e-2, augmentation=0.2)
-    untrained = run(recipe(backbone=backbone, steps=1, learning_rate=1e-12), make())[0]
+    untrained = run(recipe(backbone=backbone, steps=2, learning_rate=1e-12), make())[0]
     model, losses, _ = run(wanted, make())
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
     assert nearest_is_right(model, make()) > max(0.9, nearest_is_right(untrained, make()))
@@ -164,7 +164,8 @@ def test_an_image_does_not_change_the_embedding_of_its_neighbour_in_the_batch():
 
 def test_embeddings_have_unit_length_and_the_seed_decides_them():
     pixels = torch.from_numpy(images()[0][:5])
-    one, same, other = (build_model(recipe().model, kind="image", seed=s)(pixels) for s in (0, 0, 1))
+    config = recipe().model
+    one, same, other = (build_model(config, kind="image", seed=s)(pixels) for s in (0, 0, 1))
     np.testing.assert_allclose(one.detach().norm(dim=1), 1, atol=1e-6)
     np.testing.assert_array_equal(one.detach(), same.detach())
     assert not torch.equal(one, other)
@@ -183,7 +184,7 @@ def test_a_backbone_that_is_unknown_or_of_another_kind_is_refused():
     config = dataclasses.replace(recipe().model, backbone="vit")
     with pytest.raises(RecipeError, match="unknown 'vit'; known: cnn, mlp"):
         build_model(config, kind="image")
-    with pytest.raises(RecipeError, match="'cnn' takes image items, these are vector; .*: mlp"):
+    with pytest.raises(RecipeError, match=r"'cnn' takes image items, these are vector; .*: mlp"):
         build_model(recipe().model, kind="vector", input_dimension=3)
 
 

@@ -1,8 +1,15 @@
 """A small world to train on: classes of noisy coloured images, or of noisy vectors."""
 
+import functools
+import tempfile
+from pathlib import Path
+
 import numpy as np
+import torch
 
 from pipeline.config import DataConfig, LossConfig, ModelConfig, Recipe, TcmConfig, TrainConfig
+from pipeline.export import export_onnx
+from pipeline.models.registry import build_model
 
 CLASSES, ITEMS, SIZE = 12, 6, 16
 
@@ -37,3 +44,19 @@ def recipe(*, backbone="cnn", base="multi_similarity", tcm=False, seed=0, **trai
         loss=LossConfig(base=base, tcm=TcmConfig() if tcm else None),
         train=TrainConfig(**options),
     )
+
+
+_FOLDER = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def exported(kind):
+    """An untrained model and the file it was exported to; once a session, it takes seconds."""
+    chosen = recipe(backbone="cnn" if kind == "image" else "mlp").model
+    model = build_model(chosen, kind=kind, input_dimension=10, seed=3).eval()
+    if kind == "vector":
+        model.learn_scale(torch.from_numpy(vectors()[0]))
+    path = Path(_FOLDER.name) / kind / "model.onnx"
+    path.parent.mkdir()
+    export_onnx(model, path)
+    return model, path

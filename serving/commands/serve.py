@@ -90,7 +90,8 @@ class _Stop:
 def _stopped_by_signals() -> Iterator[_Stop]:
     """Until the server is ready SIGTERM interrupts like SIGINT, so that all is cleaned up."""
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield _Stop()
     finally:
