@@ -1,7 +1,8 @@
 """``limen reindex ALIAS ITEMS``: a new gallery under the same encoder and the same threshold.
 
 The threshold travels only if it still holds: its FAR is measured again through the new index,
-on the labelled items whose class the model was not trained on. Interrupted, the same command
+on the labelled items whose class the model was not trained on, and may not lie beyond what the
+release's own report could not exclude. Interrupted, the same command
 goes on with the embeddings it has.
 
 One machine: ``limen reindex production items.parquet``
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -96,14 +97,19 @@ def _verified(
             "the threshold cannot be verified: no customer has labelled negative pairs among the "
             "classes that the model was not trained on; label some items"
         )
-    target = recipe.calibration.far_target
-    if recipe.calibration.rule == "far_target" and far.lower > target:
+    if far.lower > (limit := _far_limit(old)):
         raise CalibrationError(
             f"threshold {old.threshold:.6f} does not hold on these items: FAR {far.value:.2e} "
-            f"(at least {far.lower:.2e}), expected at most {target:g}; calibrate anew with "
+            f"(at least {far.lower:.2e}), expected at most {limit:.2e}; calibrate anew with "
             "`limen run`"
         )
     return measured
+
+
+def _far_limit(old: Release) -> float:
+    """What the old release's FAR may have been: what its report could not exclude."""
+    calibration: dict[str, Any] = old.calibration
+    return float(calibration["operating_points"][REPORT]["overall"]["far"]["upper"])
 
 
 def main(

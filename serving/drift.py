@@ -92,7 +92,7 @@ class Snapshot:
 
 
 class Drift:
-    """The gauges of one release, measured. It remembers what it measured last, never anything else."""
+    """Measures the customers of one release; remembers what it measured last, nothing else."""
 
     def __init__(self, reference: Reference) -> None:
         """Read off the release what every customer is compared with."""
@@ -108,7 +108,6 @@ class Drift:
         self, live: OperatingCounts, reviewed: Mapping[str, int], volumes: Sequence[Volume]
     ) -> Snapshot:
         """The gauges of ``live`` counts from so many ``reviewed`` queries of each customer."""
-        live = within_horizon(live)
         ranked = sorted(volumes, key=lambda volume: (-volume.queries, volume.customer))
         named = {volume.customer for volume in ranked[:MAX_CUSTOMERS]} - {OTHER}
         alone = {name: live.select([name]) for name in live.groups}

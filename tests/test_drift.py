@@ -1,8 +1,9 @@
 """Drift: silent without change, loud with it, and nothing said from too little evidence.
 
-Measured off line with this world, 16 draws a query (drift in cosine distance of the matches):
-the alert fired for 0 of 1,800 undrifted customer-windows of 8 to 120 reviewed queries; see
-``test_an_undrifted_fleet_is_silent`` and ``test_a_drifted_customer_fires`` for what is kept here.
+Measured off line with this world: undrifted, the alert's condition held in 0 of 2,338
+customer-windows (8, 15, 30, 60 or 120 reviewed queries). With a customer's matches moved out by
+0.2 (its utility falls by about 0.38) it held in 60 of 72 windows of 60 reviewed queries; by
+0.25 in 66 of 72, and in 30 of 72 windows of 30.
 """
 
 import math

@@ -1,6 +1,7 @@
 """The job from items to a promoted release, run as a user runs it, and everything it refuses."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jobs import cli
 from pipeline import distance
 from pipeline.calibration import curve_thresholds
 from pipeline.encoder import Encoder
@@ -37,13 +39,21 @@ def limen(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def one_line(done: subprocess.CompletedProcess) -> str:
-    """The one clear line with which a verb refused its input."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("limen: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """``limen ARGUMENTS`` in this process: the one clear line with which it was refused."""
+
+    def call(folder: Path, *arguments: str) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["limen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if "limen: " in line]
+        assert len(lines) == 1
+        return lines[0]
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +183,7 @@ def test_reindexing_keeps_encoder_and_threshold_and_promotes(world, tmp_path):
     assert Store(str(tmp_path / "store")).open("production").id == old.id
 
 
-def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, tmp_path):
+def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, refused, tmp_path):
     folder, _ = world
     shutil.copytree(folder / "store", tmp_path / "store")
     before = Store(str(tmp_path / "store")).open("production").id
@@ -186,7 +196,7 @@ def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, tmp_path):
     column = table.column_names.index("vector")
     table = table.set_column(column, "vector", pa.array(near, pa.list_(pa.float32())))
     pq.write_table(table, tmp_path / "crowded.parquet")
-    line = one_line(limen(tmp_path, "reindex", "production", "crowded.parquet"))
+    line = refused(tmp_path, "reindex", "production", "crowded.parquet")
     assert "does not hold on these items: FAR" in line
     assert Store(str(tmp_path / "store")).open("production").id == before
 
@@ -194,43 +204,42 @@ def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
-        (lambda rows: rows[3].update(vector=[float("nan")] * 24), r"vector"),
-        (lambda rows: rows[3].update(vector=[0.0] * 24), r"zero"),
-        (lambda rows: rows[3].update(vector=[1.0] * 23), r"24|23"),
-        (lambda rows: rows[3].update(item_id=rows[2]["item_id"]), r"item_id"),
-        (lambda rows: [row.update(label=None) for row in rows], r"label"),
-        (lambda rows: [row.update(role="other") for row in rows[:1]], r"role"),
+        (lambda rows: rows[3].update(vector=[float("nan")] * 24), "row 3.*vector.*finite"),
+        (lambda rows: rows[3].update(vector=[0.0] * 24), "row 3.*vector.*zero"),
+        (lambda rows: rows[3].update(vector=[1.0] * 23), "row 3.*vector.*23.*24"),
+        (lambda rows: rows[3].update(item_id=rows[2]["item_id"]), "row 3.*item_id"),
+        (lambda rows: [row.update(label=None) for row in rows], "of 0 classes"),
+        (lambda rows: rows[3].update(role="other"), "row 3.*role.*'other'"),
     ],
     ids=["nan", "zero", "dimension", "duplicate", "no labels", "role"],
 )
-def test_bad_items_get_one_line_and_leave_nothing(world, tmp_path, spoil, line):
+def test_bad_items_get_one_line_and_leave_nothing(world, refused, tmp_path, spoil, line):
     folder, _ = world
     rows = pq.read_table(folder / "items.parquet").to_pylist()
     spoil(rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
-    said = one_line(limen(write_recipe(tmp_path).parent, "run", "tiny.toml"))
-    assert "items.parquet" in said
-    assert line in said or any(part in said for part in line.split("|"))
+    said = refused(write_recipe(tmp_path).parent, "run", "tiny.toml")
+    assert re.search(f"items.parquet.*{line}", said), said
     assert not (tmp_path / "store").exists()
 
 
-def test_a_class_split_over_train_and_report_is_refused(world, tmp_path):
+def test_a_class_split_over_train_and_report_is_refused(world, refused, tmp_path):
     folder, _ = world
     table = pq.read_table(folder / "items.parquet")
     splits = pa.array([("train", "report")[i % 2] for i in range(table.num_rows)])
     pq.write_table(table.append_column("split", splits), tmp_path / "items.parquet")
-    assert "class" in one_line(limen(write_recipe(tmp_path).parent, "run", "tiny.toml"))
+    assert "class" in refused(write_recipe(tmp_path).parent, "run", "tiny.toml")
 
 
-def test_missing_files_unknown_keys_and_wrong_order_get_one_line(tmp_path):
-    assert "no such recipe" in one_line(limen(tmp_path, "run", "none.toml"))
+def test_missing_files_unknown_keys_and_wrong_order_get_one_line(refused, tmp_path):
+    assert "no such recipe" in refused(tmp_path, "run", "none.toml")
     recipe = write_recipe(tmp_path)
-    assert "run `limen export` first" in one_line(limen(tmp_path, "index", "tiny.toml"))
+    assert "run `limen export` first" in refused(tmp_path, "index", "tiny.toml")
     recipe.write_text(recipe.read_text() + "\n[nonsense]\n")
-    assert "unknown key 'nonsense'" in one_line(limen(tmp_path, "run", "tiny.toml"))
+    assert "unknown key 'nonsense'" in refused(tmp_path, "run", "tiny.toml")
     (tmp_path / "items.parquet").unlink()
     recipe.write_text(recipe.read_text().replace("[nonsense]", ""))
-    assert "items.parquet" in one_line(limen(tmp_path, "run", "tiny.toml"))
+    assert "items.parquet" in refused(tmp_path, "run", "tiny.toml")
 
 
 def test_bad_rows_can_be_set_aside(tmp_path):

@@ -121,6 +121,8 @@ def test_pairs_whose_verdict_is_uncertain_are_drawn_more_often():
     worth = np.array([0.0722, 0.0228])[bins]
     expected = 16 * (0.8 * worth / worth.sum() + 0.2 / 2020)
     np.testing.assert_allclose(chance, expected, rtol=0.02)
+    # The fleet is this one customer: a stranger is drawn from in the same way.
+    np.testing.assert_allclose(plan.probabilities("a stranger", bins), expected, rtol=0.02)
 
 
 def test_a_customer_unknown_at_calibration_is_drawn_from_like_the_mean_of_the_fleet():

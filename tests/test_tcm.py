@@ -110,6 +110,15 @@ def test_a_symmetric_matrix_without_its_diagonal_equals_a_loop_over_unordered_pa
     assert got.item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_what_is_no_pair_is_left_out_on_both_sides():
+    # The entries at 0.7 and 0.8 are no pairs; what remains costs 0.1 and 0.2.
+    s = torch.tensor([[0.7, 0.8, 0.8, 0.7]])
+    is_positive = torch.tensor([[True, True, False, False]])
+    is_pair = torch.tensor([[False, True, False, True]])
+    loss = tcm_loss(s, is_positive, is_pair=is_pair, **MARGINS)
+    assert loss.item() == pytest.approx(0.3)
+
+
 def test_references_other_than_the_batch_move_the_loss():
     # One embedding against two references: positive 0.8 costs 0.1, negative 0.7 costs 0.2.
     loss = tcm_loss(torch.tensor([[0.8, 0.7]]), torch.tensor([[True, False]]), **MARGINS)

@@ -15,6 +15,14 @@ from tests.training_items import write_items
 from tests.training_world import images, recipe
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def workspace(tmp_path):
     made = Workspace(tmp_path / "run")
@@ -24,7 +32,7 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def console():
-    return Console(record=True, width=200, quiet=False, file=None, force_terminal=False)
+    return Console(record=True, width=200)
 
 
 def test_only_the_train_split_is_trained_on(workspace):
@@ -58,9 +66,6 @@ def test_the_base_model_is_trained_without_the_term_and_lies_beside_the_other(wo
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(workspace, console, monkeypatch):
-    # One thread: with more, the order of a sum may change with the load of the machine.
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    torch.set_num_threads(1)
     wanted, seen = recipe(), []
 
     def interrupt(path, state):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import pipeline.training
 from pipeline.augmentation import distort, draw_distortion
 from pipeline.models.registry import build_model, load_model, save_model
 from pipeline.strict import RecipeError
@@ -95,6 +96,18 @@ def test_the_seed_the_term_and_the_augmentation_move_the_losses():
     assert run(recipe(tcm=True), images())[1][0] > base[0]
     assert run(recipe(augmentation=0.0), images())[1] != base
     assert run(recipe(weight_decay=0.5), images())[1] != base
+
+
+def test_every_step_augments_its_own_batch_anew(monkeypatch):
+    drawn = []
+
+    def draw(images_, *, strength, seed, step):
+        drawn.append((images_, strength, seed, step))
+        return draw_distortion(images_, strength=strength, seed=seed, step=step)
+
+    monkeypatch.setattr(pipeline.training, "draw_distortion", draw)
+    run(recipe(steps=3, seed=7, augmentation=0.3), images())
+    assert drawn == [(24, 0.3, 7, 0), (24, 0.3, 7, 1), (24, 0.3, 7, 2)]
 
 
 def test_training_leaves_the_global_random_state_alone():

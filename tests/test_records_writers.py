@@ -1,0 +1,75 @@
+"""Several processes at the records: none loses what it was told is kept."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.decisions import RecordsUnavailableError
+from pipeline.evidence import marker, reviewed_queries
+from pipeline.records import open_records
+from tests.test_records import decision, drawn
+
+WRITER = """
+import sys
+from pipeline.records import open_records
+from tests.test_records import decision, drawn, verdict
+url, name, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+records = open_records(url)
+for k in range(n):
+    query = f"{name}-{k}"
+    records.record([decision(query, customer=name)], drawn(query))
+    pairs = records.reviews(3, name, "r")
+    assert [pair.query_id for pair in pairs] == [query] * 3
+    records.add_verdicts([verdict(pair) for pair in pairs], name, at=0.0)
+print("acknowledged", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_writer(url, name, n):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, url, name, str(n)], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent,
+    )
+
+
+def test_several_processes_write_at_once_and_nothing_is_lost(tmp_path):
+    url = f"sqlite:///{tmp_path / 'records.db'}"  # not there yet: they also create it at once
+    writers = [start_writer(url, f"writer{i}", 8) for i in range(3)]
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [writer.returncode for writer in writers] == [0] * 3
+    records = open_records(url)
+    assert len(reviewed_queries(records.database, "r", window=99)) == 24
+    assert marker(records.database, "r") == (24, 72)
+
+
+def test_a_process_killed_right_after_its_verdicts_were_taken_has_lost_none(tmp_path):
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    writer = start_writer(url, "w", 3)
+    assert writer.stdout.readline() == "acknowledged\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    assert writer.wait(timeout=30) == -signal.SIGKILL
+    writer.stdin.close()
+    writer.stdout.close()
+    # Read the file without this project's code.
+    plain = sqlite3.connect(tmp_path / "records.db")
+    assert plain.execute("SELECT count(*), sum(is_match) FROM verdicts").fetchone() == (9, 9)
+    plain.close()
+
+
+def test_a_writer_that_waits_in_vain_for_the_lock_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.database._BUSY_TIMEOUT_MS", 50)
+    records = open_records(f"sqlite:///{tmp_path / 'records.db'}")
+    with records.database.write():
+        with pytest.raises(RecordsUnavailableError, match="locked"):
+            records.record([decision("q")], drawn("q"))
+        # Readers are not kept out.
+        assert records.reviews(9, None, "r") == []
+    records.record([decision("q")], drawn("q"))
+    assert len(records.reviews(9, None, "r")) == 3
