@@ -124,6 +124,8 @@ class Encoder:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Threads that wait by spinning take the core from whoever has work to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
         if provider not in onnxruntime.get_available_providers():
             raise EncoderError(

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.intervals import Interval, jackknife_variance, student
+from pipeline.intervals import (
+    Interval,
+    jackknife_deviations,
+    jackknife_variance,
+    squared_norm_variance,
+    student,
+)
 from pipeline.operating import BUCKETS, NEGATIVE, POSITIVE, Curve, OperatingCounts, utility
 
 Thresholds = NDArray[np.float32]
@@ -137,11 +143,11 @@ def inconsistency(
     """Per group, in order: corrected mean over the range of ``(U_c - U_ref)^2``."""
     curves = BucketCurves(counts, thresholds)
 
-    def gap(kept: Kept) -> NDArray[np.float64]:
-        first, second = curves.halves(kept)
-        return _mean_over_splits((first - reference) * (second - reference))
-
-    return _per_group(gap(ALL), jackknife_variance(gap, curves.occupied), curves.evidence)
+    first, second = curves.halves()
+    values = _mean_over_splits((first - reference) * (second - reference))
+    noise = jackknife_deviations(curves.curve, curves.occupied)
+    variance = squared_norm_variance(curves.curve() - reference, noise)
+    return _per_group(values, variance, curves.evidence)
 
 
 def curve_shift(
@@ -153,18 +159,11 @@ def curve_shift(
     """
     here = BucketCurves(now, thresholds)
     there = BucketCurves(calibration.select(now.groups), thresholds)
-    now_all, then_all = here.halves(), there.halves()
-
-    def shift(
-        present: tuple[Curve, Curve], past: tuple[Curve, Curve]
-    ) -> NDArray[np.float64]:
-        return _mean_over_splits((present[0] - past[0]) * (present[1] - past[1]))
-
-    variance = jackknife_variance(lambda kept: shift(here.halves(kept), then_all), here.occupied)
-    variance = variance + jackknife_variance(
-        lambda kept: shift(now_all, there.halves(kept)), there.occupied
-    )
-    return _per_group(shift(now_all, then_all), variance, here.evidence)
+    (now_a, now_b), (then_a, then_b) = here.halves(), there.halves()
+    values = _mean_over_splits((now_a - then_a) * (now_b - then_b))
+    noise = [jackknife_deviations(side.curve, side.occupied) for side in (here, there)]
+    variance = squared_norm_variance(here.curve() - there.curve(), np.concatenate(noise))
+    return _per_group(values, variance, here.evidence)
 
 
 def utility_change(

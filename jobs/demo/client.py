@@ -6,10 +6,11 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-_GAUGE = re.compile(r'^(limen_\w+)\{([^}]*)\} (\S+)$', re.MULTILINE)
+_GAUGE = re.compile(r"^(limen_\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -33,12 +34,15 @@ class Client:
         return self._json(path, None)
 
     def gauges(self) -> dict[tuple[str, str], float]:
-        """(name, customer) to value, for every gauge at ``/metrics`` that has a customer."""
-        found = {}
+        """(name, customer) to value, for every series at ``/metrics`` that has a customer.
+
+        Series that differ in other labels alone are summed.
+        """
+        found: dict[tuple[str, str], float] = defaultdict(float)
         for name, labels, value in _GAUGE.findall(self.metrics()):
             customer = dict(_LABEL.findall(labels)).get("customer")
             if customer is not None:
-                found[name, customer] = float(value)
+                found[name, customer] += float(value)
         return found
 
     def metrics(self) -> str:
