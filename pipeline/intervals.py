@@ -105,21 +105,37 @@ def jackknife_variance(
     return np.asarray(np.square(jackknife_deviations(statistic, occupied)).sum(axis=0))
 
 
-def squared_norm_variance(
-    curve: NDArray[np.float64], deviations: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """(G,) variance of the unbiased mean over K of a squared, noisy ``curve`` (G, K).
+def squared_norm(
+    values: NDArray[np.float64],
+    curve: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    degrees: NDArray[np.int64],
+) -> tuple[Interval, ...]:
+    """Intervals of the mean square over K of each noisy curve, from unbiased ``values`` (G,).
 
-    ``deviations`` (m, G, K): the curve's own, so that C = sum of their outer products is its
-    covariance. ``4 <D, C D> + 2 tr(C^2)`` for the true D; the noise in the measured one adds
-    ``tr(C^2)`` to the product in the mean, which is taken off. A jackknife of the squared norm
-    itself is two to three times too wide, for it counts the noise of each half in full. Derived.
+    ``curve`` (G, K) is the measured curve and ``deviations`` (m, G, K) its own jackknife
+    deviations, whose outer products sum to its covariance C; ``degrees`` (G,) of freedom.
+    The variance of the value depends on the true value x: ``4 k x + 2 tr(C^2)``, k the variance
+    of the curve along itself. As Wilson does for a share, the interval holds every x from which
+    the measured value is no further than the quantile. A jackknife of the value itself is two
+    to three times too wide, since it counts the noise of each half in full. Derived.
     """
     points = curve.shape[-1]
     along = np.square(np.einsum("mgk,gk->mg", deviations, curve) / points).sum(axis=0)
     gram = np.einsum("mgk,ngk->gmn", deviations, deviations) / points
-    noise = np.square(gram).sum(axis=(1, 2))
-    return np.asarray(4.0 * np.maximum(along - noise, 0.0) + 2.0 * noise)
+    noise = 2.0 * np.square(gram).sum(axis=(1, 2))
+    norm = np.square(curve).mean(axis=-1)
+    slope = np.divide(4.0 * along, norm, out=np.zeros_like(along), where=norm > 0)
+    intervals = []
+    for value, k, v0, df in zip(values, slope, noise, degrees, strict=True):
+        if df < 1 or np.isnan(value + k + v0):
+            intervals.append(Interval(float(value), math.nan, math.nan))
+            continue
+        z2 = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) ** 2
+        centre = value + k * z2 / 2
+        half = math.sqrt(max(0.0, centre**2 - value**2 + z2 * v0))
+        intervals.append(Interval(float(value), float(centre - half), float(centre + half)))
+    return tuple(intervals)
 
 
 def student(value: float, variance: float, degrees: int) -> Interval:

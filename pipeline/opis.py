@@ -21,7 +21,7 @@ from pipeline.intervals import (
     Interval,
     jackknife_deviations,
     jackknife_variance,
-    squared_norm_variance,
+    squared_norm,
     student,
 )
 from pipeline.operating import BUCKETS, NEGATIVE, POSITIVE, Curve, OperatingCounts, utility
@@ -146,8 +146,7 @@ def inconsistency(
     first, second = curves.halves()
     values = _mean_over_splits((first - reference) * (second - reference))
     noise = jackknife_deviations(curves.curve, curves.occupied)
-    variance = squared_norm_variance(curves.curve() - reference, noise)
-    return _per_group(values, variance, curves.evidence)
+    return squared_norm(values, curves.curve() - reference, noise, curves.evidence - 1)
 
 
 def curve_shift(
@@ -162,8 +161,8 @@ def curve_shift(
     (now_a, now_b), (then_a, then_b) = here.halves(), there.halves()
     values = _mean_over_splits((now_a - then_a) * (now_b - then_b))
     noise = [jackknife_deviations(side.curve, side.occupied) for side in (here, there)]
-    variance = squared_norm_variance(here.curve() - there.curve(), np.concatenate(noise))
-    return _per_group(values, variance, here.evidence)
+    moved = here.curve() - there.curve()
+    return squared_norm(values, moved, np.concatenate(noise), here.evidence - 1)
 
 
 def utility_change(

@@ -11,7 +11,6 @@ from pipeline.data.items import Items
 from pipeline.evaluation import population
 from pipeline.operating import Grid, bucket_of
 
-
 ROLES = ("both", "both", "query", "gallery")
 
 

@@ -63,7 +63,7 @@ def test_a_sample_of_images_decodes_to_48_pixels_and_shows_something(items):
         assert pixels.max() - pixels.min() > 20, items.item_id[row]
 
 
-def test_a_class_has_one_category_and_one_name_and_at_least_two_gallery_items(items, metadata):
+def test_a_class_has_one_category_and_one_name_and_an_item_in_the_gallery(items, metadata):
     customers, names = defaultdict(set), defaultdict(set)
     gallery = Counter(items.label[items.role != "query"].tolist())
     for label, customer, name in zip(items.label, items.customer, metadata["name"], strict=True):
@@ -72,16 +72,18 @@ def test_a_class_has_one_category_and_one_name_and_at_least_two_gallery_items(it
     assert {len(found) for found in customers.values()} == {1}
     assert {len(found) for found in names.values()} == {1}
     assert set(gallery) == set(customers)
-    assert min(gallery.values()) == 2
+    assert min(gallery.values()) == 1
     assert len({c for found in customers.values() for c in found}) == 9
 
 
 def test_one_in_five_images_only_asks_and_so_does_the_whole_held_out_style(items, metadata):
     style = np.array(metadata["style"])
     assert set(items.role[style == HELD_OUT]) == {"query"}
-    for label, count in Counter(items.label[style != HELD_OUT].tolist()).items():
-        asking = (items.label == label) & (style != HELD_OUT) & (items.role == "query")
-        assert asking.sum() == round(count / 5), label
+    asking = items.role[style != HELD_OUT] == "query"
+    assert abs(asking.mean() - 0.2) < 0.01
+    # A random sample: flags, most of which have two images, ask as often as the rest.
+    flags = items.customer[style != HELD_OUT] == "Flags"
+    assert abs(asking[flags].mean() - 0.2) < 0.05
 
 
 def test_a_label_is_the_base_code_and_a_tone_never_makes_a_class(items, metadata):

@@ -120,6 +120,23 @@ def test_a_shift_either_way_shows_while_no_change_does_not():
     assert at[1].upper < 0
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.1])
+def test_intervals_of_the_curve_shift_cover_with_and_without_a_change(shift):
+    rng = np.random.default_rng(10)
+    large = [world(rng, [s], identities=20_000) for s in (shift, 0.0)]
+    truth = curve_shift(*large, THRESHOLDS)[0].value
+    found = [
+        curve_shift(
+            world(rng, [shift], identities=60), world(rng, [0.0], identities=100), THRESHOLDS
+        )[0]
+        for _ in range(120)
+    ]
+    covered = np.mean([entry.lower <= truth <= entry.upper for entry in found])
+    assert 0.88 <= covered <= 0.99
+    fired = np.mean([entry.lower > 0 for entry in found])
+    assert fired <= 0.12 if shift == 0 else fired > 0.2
+
+
 def test_a_customer_that_crosses_the_mean_hides_from_inconsistency_but_not_from_shift():
     # .86 to .74 around .80: the gap to U_ref stays, the curve moved.
     rng = np.random.default_rng(7)

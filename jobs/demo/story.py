@@ -29,9 +29,9 @@ from pipeline.release import Release
 
 RECIPE = Path("jobs/recipes/emoji.toml")
 FOLDER = Path("demo")
-DRIFTED = "Food & Drink"
-QUERIES = 60
-"""Queries of each customer, before and again during the drift."""
+DRIFTED = "Objects"
+QUERIES = 80
+"""Most queries of a customer before the drift, and again during it."""
 
 
 def main(
@@ -98,11 +98,14 @@ def _watch(traffic: Traffic, observer: Client, console: Console) -> None:
 
 def _send(traffic: Traffic, console: Console, drifted: str | None) -> None:
     """Queries of every customer, then a verdict on every pair that was drawn from them."""
-    generator, reviewed = np.random.default_rng(0 if drifted is None else 1), 0
+    reviewed = 0
     for customer in track(traffic.clients, "Asking and reviewing", console=console):
-        usual = customer != drifted
-        rows = traffic.usual(customer) if usual else traffic.held_out(customer)
-        traffic.ask(customer, generator.permutation(rows)[:QUERIES])
+        # Every image asks once: two halves of the usual ones, before and during the drift.
+        usual = np.random.default_rng(0).permutation(traffic.usual(customer))
+        first, second = np.array_split(usual, 2)
+        if customer == drifted:
+            second = np.random.default_rng(0).permutation(traffic.held_out(customer))
+        traffic.ask(customer, (first if drifted is None else second)[:QUERIES])
         reviewed += traffic.review(customer)
     console.print(f"{reviewed:,} pairs reviewed.")
 
