@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+_NARROWEST = 50
+TAIL = 0.025
+"""Probability on either side of an interval that is looked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def squared_norm(
     curve: NDArray[np.float64],
     deviations: NDArray[np.float64],
     degrees: NDArray[np.int64],
+    tail: float = TAIL,
 ) -> tuple[Interval, ...]:
     """Intervals of the mean square over K of each noisy curve, from unbiased ``values`` (G,).
 
@@ -131,16 +135,31 @@ def squared_norm(
         if df < 1 or np.isnan(value + k + v0):
             intervals.append(Interval(float(value), math.nan, math.nan))
             continue
-        z2 = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) ** 2
+        z2 = float(stats.t.isf(tail, df)) ** 2
         centre = value + k * z2 / 2
         half = math.sqrt(max(0.0, centre**2 - value**2 + z2 * v0))
-        intervals.append(Interval(float(value), float(centre - half), float(centre + half)))
+        lower = min(value, centre - half)  # a value far below 0 lies outside of its own range
+        intervals.append(Interval(float(value), float(lower), float(centre + half)))
     return tuple(intervals)
 
 
-def student(value: float, variance: float, degrees: int) -> Interval:
+def student(value: float, variance: float, degrees: int, tail: float = TAIL) -> Interval:
     """Symmetric interval of an estimate with ``degrees`` of freedom in its ``variance``."""
     if degrees < 1 or math.isnan(variance) or math.isnan(value):
         return Interval(value, math.nan, math.nan)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, degrees)) * math.sqrt(variance)
+    half = float(stats.t.isf(tail, degrees)) * math.sqrt(variance)
     return Interval(value, value - half, value + half)
+
+
+def sequence_tail(observations: int) -> float:
+    """Tail probability that makes an interval hold at every look, however often one looks.
+
+    The asymptotic confidence sequence (Robbins' normal mixture) at 95 %, narrowest at 50
+    ``observations``: about three standard errors instead of two. Waudby-Smith, Arbour, Sinha,
+    Kennedy and Ramdas, "Time-uniform central limit theory", arXiv:2103.06476.
+    """
+    alpha = 1.0 - CONFIDENCE
+    scale = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / _NARROWEST
+    spread = max(observations, 1) * scale
+    width = math.sqrt((spread + 1) / spread * math.log((spread + 1) / alpha**2))
+    return float(stats.norm.sf(width))

@@ -7,7 +7,8 @@ halves of the identities, averaged over fixed random splits. Zhang et al., ICLR 
 arXiv:2307.04047; correction, inconsistency and drift: docs/methods.md section 1.
 
 Every function takes ``OperatingCounts`` and the ``thresholds`` (K,) float32 of the calibration
-range, which must be edges of the counts' grid.
+range, which must be edges of the counts' grid. ``tail``: probability on either side of an
+interval; the default is for one look (``intervals.sequence_tail`` for a monitor).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.intervals import (
+    TAIL,
     Interval,
     jackknife_deviations,
     jackknife_variance,
@@ -98,7 +100,9 @@ class BucketCurves:
         return utility(rates[:, :, POSITIVE], 1.0 - rates[:, :, NEGATIVE], self.c)
 
 
-def opis(counts: OperatingCounts, thresholds: Thresholds, c: float = 1.0) -> Opis:
+def opis(
+    counts: OperatingCounts, thresholds: Thresholds, *, c: float = 1.0, tail: float = TAIL
+) -> Opis:
     """OPIS of the groups in ``counts``; NaN where fewer than two groups can be compared."""
     curves = BucketCurves(counts, thresholds, c)
     plain = curves.curve()
@@ -107,7 +111,7 @@ def opis(counts: OperatingCounts, thresholds: Thresholds, c: float = 1.0) -> Opi
     gaps = plain[seen] - plain[seen].mean(axis=0) if seen.sum() > 1 else np.full((1, 1), np.nan)
     value = float(_corrected(curves, ALL, enough))
     variance = jackknife_variance(lambda kept: _corrected(curves, kept, enough), curves.occupied)
-    interval = student(value, float(variance), int(curves.occupied.sum()) - 1)
+    interval = student(value, float(variance), int(curves.occupied.sum()) - 1, tail)
     raw = float(np.square(gaps).mean())
     return Opis(raw, interval, int(seen.sum()), int((enough & seen).sum()))
 
@@ -138,7 +142,7 @@ def reference_curve(counts: OperatingCounts, thresholds: Thresholds) -> Curve:
 
 
 def inconsistency(
-    counts: OperatingCounts, reference: Curve, thresholds: Thresholds
+    counts: OperatingCounts, reference: Curve, thresholds: Thresholds, *, tail: float = TAIL
 ) -> tuple[Interval, ...]:
     """Per group, in order: corrected mean over the range of ``(U_c - U_ref)^2``."""
     curves = BucketCurves(counts, thresholds)
@@ -146,12 +150,13 @@ def inconsistency(
     first, second = curves.halves()
     values = _mean_over_splits((first - reference) * (second - reference))
     noise = jackknife_deviations(curves.curve, curves.occupied)
-    return squared_norm(values, curves.curve() - reference, noise, curves.evidence - 1)
+    return squared_norm(values, curves.curve() - reference, noise, curves.evidence - 1, tail)
 
 
 def curve_shift(
-    now: OperatingCounts, calibration: OperatingCounts, thresholds: Thresholds
-) -> tuple[Interval, ...]:
+    now: OperatingCounts, calibration: OperatingCounts, thresholds: Thresholds,
+    *, tail: float = TAIL,
+) -> tuple[Interval, ...]:  # fmt: skip
     """Per group of ``now``: ``mean_d (U_now^A - U_cal^A)(U_now^B - U_cal^B)``.
 
     Zero in mean without change, positive for any. NaN for a group unknown at calibration.
@@ -162,12 +167,13 @@ def curve_shift(
     values = _mean_over_splits((now_a - then_a) * (now_b - then_b))
     noise = [jackknife_deviations(side.curve, side.occupied) for side in (here, there)]
     moved = here.curve() - there.curve()
-    return squared_norm(values, moved, np.concatenate(noise), here.evidence - 1)
+    return squared_norm(values, moved, np.concatenate(noise), here.evidence - 1, tail)
 
 
 def utility_change(
-    now: OperatingCounts, calibration: OperatingCounts, threshold: np.float32
-) -> tuple[Interval, ...]:
+    now: OperatingCounts, calibration: OperatingCounts, threshold: np.float32,
+    *, tail: float = TAIL,
+) -> tuple[Interval, ...]:  # fmt: skip
     """Per group of ``now``: utility now minus at calibration, at the served threshold."""
     at = np.asarray([threshold], np.float32)
     here = BucketCurves(now, at)
@@ -175,7 +181,10 @@ def utility_change(
     change = here.curve()[:, 0] - there.curve()[:, 0]
     variance = jackknife_variance(lambda kept: here.curve(kept)[:, 0], here.occupied)
     variance = variance + jackknife_variance(lambda kept: there.curve(kept)[:, 0], there.occupied)
-    return _per_group(change, variance, here.evidence)
+    return tuple(
+        student(float(value), float(spread), int(buckets) - 1, tail)
+        for value, spread, buckets in zip(change, variance, here.evidence, strict=True)
+    )
 
 
 def _corrected(curves: BucketCurves, kept: Kept, groups: Kept) -> NDArray[np.float64]:
@@ -201,12 +210,3 @@ def _mean_over_splits(products: Curve) -> NDArray[np.float64]:
     count = known.sum(axis=0)
     total = np.where(known, values, 0.0).sum(axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _per_group(
-    values: NDArray[np.float64], variances: NDArray[np.float64], evidence: NDArray[np.int64]
-) -> tuple[Interval, ...]:
-    return tuple(
-        student(float(value), float(variance), int(buckets) - 1)
-        for value, variance, buckets in zip(values, variances, evidence, strict=True)
-    )

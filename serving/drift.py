@@ -1,8 +1,10 @@
 """The gauges: how each customer stands today against the day of calibration.
 
-Pure functions from counts to a ``Snapshot``; all rates are within the horizon
-(``pipeline/live.py``). A customer with too little evidence has no gauge at all. A customer
-without counts at calibration is measured against the release's mean curve, and marked so.
+Pure functions from counts to a ``Snapshot``. A monitor is looked at again and again, so its
+intervals are confidence sequences: they hold at every look, not only at one. All rates are
+within the horizon (``pipeline/live.py``). A customer with too little evidence has no gauge at
+all. A customer without counts at calibration is measured against the release's mean curve, and
+marked so.
 Formulas: docs/methods.md section 1, "Live population" and "Drift: three numbers".
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decisions import Volume
-from pipeline.intervals import UNKNOWN, Interval, jackknife_variance, student
+from pipeline.intervals import UNKNOWN, Interval, jackknife_variance, sequence_tail, student
 from pipeline.live import within_horizon
 from pipeline.operating import Curve, OperatingCounts
 from pipeline.opis import (
@@ -126,10 +128,16 @@ class Drift:
         return Snapshot(
             release=self._reference.release,
             threshold=self._reference.threshold,
-            opis=opis(live.select(compared), self._thresholds) if len(compared) > 1 else None,
+            opis=self._fleet(live.select(compared), [reviewed[name] for name in compared]),
             customers=tuple(measured),
             volumes=tuple(_bounded(volumes, named)),
         )
+
+    def _fleet(self, live: OperatingCounts, reviewed: Sequence[int]) -> Opis | None:
+        """OPIS over the customers with enough evidence."""
+        if len(reviewed) < 2:
+            return None
+        return opis(live, self._thresholds, tail=sequence_tail(min(reviewed)))
 
     def _of(
         self, name: str, now: OperatingCounts, then: OperatingCounts, reviewed: int
@@ -145,15 +153,16 @@ class Drift:
         self, name: str, now: OperatingCounts, then: OperatingCounts, reviewed: int
     ) -> CustomerGauges:
         """The gauges of ``now`` against ``then``: both of one group, ``then`` maybe empty."""
-        gap = inconsistency(now, self._curve, self._thresholds)[0]
+        tail = sequence_tail(reviewed)
+        gap = inconsistency(now, self._curve, self._thresholds, tail=tail)[0]
         calibrated = _evidence(then) >= MIN_BUCKETS
         if calibrated:
-            before = inconsistency(then, self._curve, self._thresholds)[0]
+            before = inconsistency(then, self._curve, self._thresholds, tail=tail)[0]
             gap_change = _difference(gap, before)
-            shift = curve_shift(now, then, self._thresholds)[0]
-            change = utility_change(now, then, self._reference.threshold)[0]
+            shift = curve_shift(now, then, self._thresholds, tail=tail)[0]
+            change = utility_change(now, then, self._reference.threshold, tail=tail)[0]
         else:
-            gap_change, shift, change = UNKNOWN, gap, self._change_from_mean(now)
+            gap_change, shift, change = UNKNOWN, gap, self._change_from_mean(now, tail)
         edge = int(now.grid.position(self._served)[0])
         return CustomerGauges(
             customer=name,
@@ -168,7 +177,7 @@ class Drift:
             utility_change=change,
         )
 
-    def _change_from_mean(self, now: OperatingCounts) -> Interval:
+    def _change_from_mean(self, now: OperatingCounts, tail: float) -> Interval:
         """Utility at the served threshold minus that of the release's mean curve."""
         curves = BucketCurves(now, self._served)
 
@@ -177,7 +186,8 @@ class Drift:
 
         variance = float(jackknife_variance(change, curves.occupied))
         return student(
-            float(curves.curve()[0, 0] - self._utility), variance, int(curves.evidence[0]) - 1
+            float(curves.curve()[0, 0] - self._utility), variance,
+            int(curves.evidence[0]) - 1, tail,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.decisions import Volume
+from pipeline.intervals import sequence_tail
 from pipeline.live import live_counts, within_horizon
 from pipeline.operating import OperatingCounts
 from pipeline.opis import curve_shift, inconsistency, opis, reference_curve, utility_change
@@ -93,9 +94,10 @@ def test_gauges_are_those_of_the_methods_within_the_horizon():
     mine = by_name(watch(reviewed))[name]
     assert mine.calibrated
     assert mine.reviewed == 20
-    assert mine.curve_shift == curve_shift(live, then, WORLD.thresholds)[0]
-    assert mine.utility_change == utility_change(live, then, WORLD.threshold)[0]
-    assert mine.inconsistency == inconsistency(live, curve, WORLD.thresholds)[0]
+    tail = sequence_tail(20)
+    assert mine.curve_shift == curve_shift(live, then, WORLD.thresholds, tail=tail)[0]
+    assert mine.utility_change == utility_change(live, then, WORLD.threshold, tail=tail)[0]
+    assert mine.inconsistency == inconsistency(live, curve, WORLD.thresholds, tail=tail)[0]
     before = inconsistency(then.select([name]), curve, WORLD.thresholds)[0]
     assert mine.inconsistency_drift.value == mine.inconsistency.value - before.value
     assert mine.inconsistency_drift.upper > mine.inconsistency_drift.value
@@ -119,7 +121,7 @@ def test_opis_is_that_of_all_customers_with_enough_evidence():
         q for q in reviewed if q.customer == CUSTOMERS[0]
     ][:3]
     now = within_horizon(live_counts(few, WORLD.grid)).select(CUSTOMERS[1:])
-    assert watch(few).opis == opis(now, WORLD.thresholds)
+    assert watch(few).opis == opis(now, WORLD.thresholds, tail=sequence_tail(12))
     assert watch([q for q in reviewed if q.customer == CUSTOMERS[0]]).opis is None
     assert watch([]).opis is None
 

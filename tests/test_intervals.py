@@ -10,6 +10,7 @@ from pipeline.intervals import (
     clustered_rate,
     jackknife_variance,
     mean_of,
+    sequence_tail,
     student,
     wilson,
 )
@@ -68,3 +69,15 @@ def test_mean_of_customers_adds_half_widths_in_quadrature():
     assert mean.value == pytest.approx(0.3)
     assert mean.lower == pytest.approx(0.3 - np.sqrt(0.01 + 0.01) / 2)
     assert mean.upper == pytest.approx(0.3 + np.sqrt(0.04 + 0.01) / 2)
+
+
+def test_a_sequence_holds_at_every_look_where_a_plain_interval_does_not():
+    rng = np.random.default_rng(2)
+    looks = np.arange(8, 400)
+    sums = rng.normal(size=(1000, 400)).cumsum(axis=1)[:, looks - 1]
+    scores = np.abs(sums) / np.sqrt(looks)
+    widths = np.asarray([stats.norm.isf(sequence_tail(int(n))) for n in looks])
+    assert 0.001 < (scores > widths).any(axis=1).mean() < 0.05
+    assert (scores > 1.96).any(axis=1).mean() > 0.2
+    assert 3.0 < widths.min() < 3.1
+    assert np.abs(looks[widths.argmin()] - 50) < 15

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +31,8 @@ from pipeline.release import Release
 RECIPE = Path("jobs/recipes/emoji.toml")
 FOLDER = Path("demo")
 DRIFTED = "Objects"
-QUERIES = 80
-"""Most queries of a customer before the drift, and again during it."""
+BEFORE, DURING = 40, 120
+"""Most queries of a customer before the drift, and during it."""
 
 
 def main(
@@ -40,7 +41,9 @@ def main(
     stop: Annotated[bool, typer.Option("--exit", help="Stop the server at the end.")] = False,
 ) -> None:
     """Train, calibrate, serve and watch a release on real images."""
-    console, started = Console(highlight=False, soft_wrap=False), time.monotonic()
+    # Off a terminal there is no width to keep to, and the tables read better unwrapped.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    started = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     serving.stop(FOLDER)
     for old in ("records.db", "records.db-wal", "records.db-shm", "keys.json"):
@@ -105,7 +108,7 @@ def _send(traffic: Traffic, console: Console, drifted: str | None) -> None:
         first, second = np.array_split(usual, 2)
         if customer == drifted:
             second = np.random.default_rng(0).permutation(traffic.held_out(customer))
-        traffic.ask(customer, (first if drifted is None else second)[:QUERIES])
+        traffic.ask(customer, first[:BEFORE] if drifted is None else second[:DURING])
         reviewed += traffic.review(customer)
     console.print(f"{reviewed:,} pairs reviewed.")
 
