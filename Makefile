@@ -1,11 +1,12 @@
 # make demo     everything once on real data: set-up, train, calibrate, serve, watch a customer drift
 # make test     set-up and the whole test suite
+# make study    measures again what docs/studies holds: about 12 minutes
 #
 # PIP_ARGS reaches pip, for instance to name an index with the CPU build of torch:
 #
 #   make demo PIP_ARGS="--extra-index-url URL"
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test study clean
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -54,6 +55,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not ray and not gpu" || status=1; \
 	$(BIN)/python -m pytest -m ray || status=1; \
 	exit $$status
+
+study: $(STAMP)
+	$(BIN)/python -m benchmarks.base_vs_tcm
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build limen.egg-info

@@ -24,6 +24,11 @@ CURVE_POINTS = 101
 
 _FINE_BINS = 16_384
 
+NO_PAIRS = (
+    "no customer has both a positive and a negative pair among the calibrate classes; "
+    "expected at least one; add labelled items or raise data.calibrate_share"
+)
+
 
 class CalibrationError(ValueError):
     """The data cannot carry a threshold; the message says why and what would help."""
@@ -70,10 +75,7 @@ def choose(counts: IdentityCounts, config: CalibrationConfig) -> Choice:
     usable = (totals > 0).all(axis=1)
     customers = int(usable.sum())
     if not customers:
-        raise CalibrationError(
-            "no customer has both a positive and a negative pair among the calibrate classes; "
-            "expected at least one; add labelled items or raise data.calibrate_share"
-        )
+        raise CalibrationError(NO_PAIRS)
     shares = counts.pairs[usable, :, :-1].cumsum(axis=2) / totals[usable, :, None]
     far = shares[:, NEGATIVE].mean(axis=0)
     edges = counts.grid.edges

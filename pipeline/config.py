@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.strict import RecipeError as RecipeError
-from pipeline.strict import parse
+from pipeline.strict import parse, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +39,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the relations between the fields."""
-        _require(0 < self.calibrate_share < 1, "calibrate_share", "between 0 and 1")
-        _require(0 < self.report_share < 1, "report_share", "between 0 and 1")
-        _require(self.calibrate_share + self.report_share < 1, "calibrate_share + report_share",
-                 "below 1, so that classes remain to train on")
-        _require(bool(self.held_out_column) == bool(self.held_out_values), "held_out_column",
-                 "set together with held_out_values")
+        require(0 < self.calibrate_share < 1, "calibrate_share", "between 0 and 1")
+        require(0 < self.report_share < 1, "report_share", "between 0 and 1")
+        require(self.calibrate_share + self.report_share < 1, "calibrate_share + report_share",
+                "below 1, so that classes remain to train on")
+        require(bool(self.held_out_column) == bool(self.held_out_values), "held_out_column",
+                "set together with held_out_values")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +62,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.dimension >= 2, "dimension", "at least 2")
-        _require(self.image_size >= 8, "image_size", "at least 8 pixels")
-        _require(self.width >= 4, "width", "at least 4")
+        require(self.dimension >= 2, "dimension", "at least 2")
+        require(self.image_size >= 8, "image_size", "at least 8 pixels")
+        require(self.width >= 4, "width", "at least 4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +84,12 @@ class TcmConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(-1 <= self.negative_margin < self.positive_margin <= 1, "negative_margin",
-                 "below positive_margin, both cosine similarities in [-1, 1]")
-        _require(self.positive_weight >= 0 and self.negative_weight >= 0, "positive_weight",
-                 "not negative, and neither negative_weight")
-        _require(self.floor >= 1, "floor", "at least 1")
+        require(-1 <= self.negative_margin < self.positive_margin <= 1, "negative_margin",
+                "below positive_margin, both cosine similarities in [-1, 1]")
+        weights = (self.positive_weight, self.negative_weight)
+        require(min(weights) >= 0 and sum(weights) < math.inf, "positive_weight",
+                "finite and not negative, and negative_weight too")
+        require(self.floor >= 1, "floor", "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,15 +129,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.steps >= 1, "steps", "at least 1")
-        _require(self.classes_per_batch >= 2, "classes_per_batch", "at least 2")
-        _require(self.items_per_class >= 2, "items_per_class", "at least 2, or no positive pair")
-        _require(self.learning_rate > 0, "learning_rate", "above 0")
-        _require(0 <= self.augmentation <= 4, "augmentation", "between 0 and 4")
-        _require(0 <= self.warmup_steps <= self.steps, "warmup_steps", "between 0 and steps")
-        _require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
-        _require(self.workers >= 0, "workers", "0 or more")
-        _require(self.device in ("cpu", "cuda"), "device", "'cpu' or 'cuda'")
+        require(self.steps >= 1, "steps", "at least 1")
+        require(self.classes_per_batch >= 2, "classes_per_batch", "at least 2")
+        require(self.items_per_class >= 2, "items_per_class", "at least 2, or no positive pair")
+        require(0 < self.learning_rate < math.inf, "learning_rate", "above 0")
+        require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more")
+        require(0 <= self.augmentation <= 4, "augmentation", "between 0 and 4")
+        require(0 <= self.warmup_steps <= self.steps, "warmup_steps", "between 0 and steps")
+        require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
+        require(self.workers >= 0, "workers", "0 or more")
+        require(self.device in ("cpu", "cuda"), "device", "'cpu' or 'cuda'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +152,8 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.kind in ("auto", "flat", "ivf"), "kind", "'auto', 'flat' or 'ivf'")
-        _require(0 < self.match_recall <= 1, "match_recall", "in (0, 1]")
+        require(self.kind in ("auto", "flat", "ivf"), "kind", "'auto', 'flat' or 'ivf'")
+        require(0 < self.match_recall <= 1, "match_recall", "in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,12 +171,12 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.rule in ("far_target", "max_mean_utility"), "rule",
-                 "'far_target' or 'max_mean_utility'")
-        _require(0 < self.far_target < 1, "far_target", "between 0 and 1")
-        _require(0 < self.range_far[0] < self.range_far[1] < 1, "range_far",
-                 "two FARs, 0 < low < high < 1")
-        _require(self.spacing in ("euclidean", "cosine"), "spacing", "'euclidean' or 'cosine'")
+        require(self.rule in ("far_target", "max_mean_utility"), "rule",
+                "'far_target' or 'max_mean_utility'")
+        require(0 < self.far_target < 1, "far_target", "between 0 and 1")
+        require(0 < self.range_far[0] < self.range_far[1] < 1, "range_far",
+                "two FARs, 0 < low < high < 1")
+        require(self.spacing in ("euclidean", "cosine"), "spacing", "'euclidean' or 'cosine'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,8 +207,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check the relations between the sections."""
-        _require(self.name.replace("-", "").replace("_", "").isalnum(), "name",
-                 "letters, digits, '-' and '_'")
+        require(self.name.replace("-", "").replace("_", "").isalnum(), "name",
+                "letters, digits, '-' and '_'")
+        require(0 <= self.seed < 2**63, "seed", "0 or more, below 2**63")
 
     def resolved(self) -> dict[str, object]:
         """Every key with its value, defaults included, as JSON-ready data.
@@ -230,8 +234,9 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         mapping = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; expected a TOML file") from None
+    except OSError as error:
+        why = "no such recipe" if isinstance(error, FileNotFoundError) else error.strerror
+        raise RecipeError(f"{path}: {why}; expected a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     recipe = parse_recipe(mapping, str(path))
@@ -242,8 +247,3 @@ def load_recipe(path: Path) -> Recipe:
 def parse_recipe(mapping: dict[str, object], where: str) -> Recipe:
     """A recipe from TOML or JSON data; ``where`` names the source in errors."""
     return parse(Recipe, mapping, where)
-
-
-def _require(holds: bool, key: str, expected: str) -> None:
-    if not holds:
-        raise RecipeError(f"{key}: expected {expected}")

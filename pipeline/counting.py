@@ -175,10 +175,18 @@ def recall_at_1(
         positive = (codes[block][:, None] == stored[rows][None, :]) & ~left_out
         asked = positive.any(axis=1)
         distances[left_out] = np.inf
-        nearest = distances[asked].argmin(axis=1) if asked.any() else np.empty(0, np.int64)
+        nearest = _nearest(distances[asked], gallery.rank[rows])
         right += int(positive[asked][np.arange(nearest.size), nearest].sum())
         total += nearest.size
     return (right / total if total else float("nan")), total
+
+
+def _nearest(distances: NDArray[np.float32], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) column of each row's nearest item; of equally near ones the first id, as served."""
+    if distances.size == 0:
+        return np.zeros(len(distances), np.int64)
+    ties = distances == distances.min(axis=1, keepdims=True)
+    return np.where(ties, rank, np.iinfo(np.int64).max).argmin(axis=1)
 
 
 def _label_codes(

@@ -191,7 +191,9 @@ def _corrected(curves: BucketCurves, kept: Kept, groups: Kept) -> NDArray[np.flo
     """Mean over groups of the split-half products; a group counts where both halves know it."""
     first, second = curves.halves(kept)
     known = ~(np.isnan(first) | np.isnan(second)).any(axis=2) & groups
-    if (known.any(axis=0)).sum() < 2:
+    # A group alone in a split has no gap to a mean: a gap of 0 would be made up.
+    known &= known.sum(axis=1, keepdims=True) > 1
+    if not known.any():
         return np.asarray(np.nan)
     mask = known[:, :, None]
     gaps = []

@@ -16,6 +16,12 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message is one line for the person who wrote it."""
 
 
+def require(holds: bool, key: str, expected: str) -> None:
+    """``RecipeError`` naming ``key`` and what was ``expected``, unless it ``holds``."""
+    if not holds:
+        raise RecipeError(f"{key}: expected {expected}")
+
+
 def parse(kind: type[T], mapping: dict[str, object], where: str) -> T:
     """Build the dataclass ``kind`` from ``mapping``, refusing what it does not know.
 

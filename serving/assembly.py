@@ -26,7 +26,7 @@ from serving.api import Api
 from serving.drift import Reference
 from serving.front import Bounds, Front, MonitorLink
 from serving.gauges import Gauges
-from serving.monitor import Monitor
+from serving.monitor import WINDOW, Monitor
 from serving.recorder import Recorder
 from serving.retriever import Retriever
 
@@ -47,6 +47,8 @@ class Settings:
     """Share of the queries that is recorded, in [0, 1]."""
     replicas: int = 1
     """Processes that answer."""
+    window: int = WINDOW
+    """Reviewed queries of a customer that its gauges count: the latest ones."""
 
     def to_args(self) -> dict[str, object]:
         """As plain data, for ``serving.app:build``."""
@@ -102,7 +104,8 @@ def front_of(settings: Settings, monitor: MonitorLink, bounds: Bounds | None = N
 def gauges_of(settings: Settings) -> Gauges:
     """The gauges of the release from the records, as the one monitor shows them."""
     release = open_named(settings)
-    monitor = Monitor(open_records(settings.records), reference_of(release))
+    records = open_records(settings.records)
+    monitor = Monitor(records, reference_of(release), window=settings.window)
     return Gauges(
         monitor.snapshot,
         match_recall=_match_recall(release),

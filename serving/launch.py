@@ -21,6 +21,12 @@ THREAD_VARIABLES = (
 )
 
 
+_BLOCKS = range(10_000, 30_000)
+"""Ports for replicas: above the registered services, below those that systems hand out."""
+
+_REPLICA_PORTS = 100
+
+
 class LaunchError(RuntimeError):
     """The server cannot start; the message is one line with the remedy."""
 
@@ -52,6 +58,28 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
+def free_block(length: int) -> int:
+    """First of ``length`` consecutive ports that nothing uses at this moment, drawn at random.
+
+    Ray gives every server's replicas ports from the same range, and two replicas may share a
+    port: a proxy would then hand one server's requests to another. Drawn, so that two servers
+    that start at once do not meet.
+    """
+    for _ in range(1000):
+        first = _BLOCKS.start + length * secrets.randbelow(len(_BLOCKS) // length)
+        try:
+            with ExitStack() as held:
+                for port in range(first, first + length):
+                    held.enter_context(socket.socket()).bind(("", port))
+        except OSError:
+            continue
+        return first
+    raise LaunchError(
+        f"no {length} free ports in a row from {_BLOCKS.start} to {_BLOCKS.stop - 1}; "
+        "stop what uses them"
+    )
+
+
 def missing_haproxy() -> str | None:
     """Why HAProxy mode is not to be had, or None where it is."""
     named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
@@ -77,6 +105,10 @@ def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
         "RAY_METRICS_EXPORT_PORT": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",  # by default a stop takes 30 s
     }
+    for kind in ("HTTP", "GRPC"):
+        first = free_block(_REPLICA_PORTS)
+        variables[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
+        variables[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + _REPLICA_PORTS - 1)
     variables.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     if haproxy:
         stats, metrics = free_ports(2)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.demo import story
+from jobs.demo.client import DemoError
 from jobs.demo.story import DRIFTED, RECIPE
 from serving.launch import free_ports
 from tests.promtool import assert_drift_alert
@@ -72,3 +75,11 @@ def test_the_alert_fires_on_the_gauges_that_this_demo_recorded(shown, tmp_path):
     assert_drift_alert([before], firing=[], folder=tmp_path / "before")
     firing = [(release_of(after), DRIFTED)]
     assert_drift_alert([before, after], firing=firing, folder=tmp_path / "after")
+
+
+def test_a_port_in_use_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(DemoError, match=f"port {port} is in use; .*--port {port + 1}"):
+            story.main(recipe=Path("none.toml"), port=port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from jobs.demo.client import DemoError
 
 _START_SECONDS = 120
 _STOP_SECONDS = 30
+
+WINDOW = 80
+"""Reviewed queries of a customer that count: few, so that a drift shows soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +37,23 @@ def add_key(keys: Path, customer: str, *scopes: str) -> str:
     return _limen("keys", "add", customer, *options, "--keys", str(keys)).split()[-1]
 
 
+def require_free(port: int) -> None:
+    """``DemoError`` where something answers on ``port``: it would be taken for our server."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise DemoError(
+                f"port {port} is in use; stop what uses it, or choose another: "
+                f"make demo ARGS='--port {port + 1}'"
+            )
+
+
 def start(folder: Path, store: str, alias: str, port: int) -> Server:
     """Start ``limen serve`` in the background and wait until it is ready."""
     stop(folder)
     log = folder / "server.log"
     command = [
         *_command("serve", alias, "--store", store, "--port", str(port)),
-        *("--keys", str(folder / "keys.json"), "--record-rate", "1"),
+        *("--keys", str(folder / "keys.json"), "--record-rate", "1", "--window", str(WINDOW)),
         *("--records", f"sqlite:///{(folder / 'records.db').absolute()}"),
     ]  # fmt: skip
     with log.open("wb") as output:

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from jobs.demo import server as serving
 from jobs.demo import show
-from jobs.demo.client import Client, DemoError
+from jobs.demo.client import Client
 from jobs.demo.traffic import Traffic
 from jobs.prepare import prepare
 from jobs.run import run
@@ -46,6 +46,7 @@ def main(
     started = time.monotonic()
     FOLDER.mkdir(exist_ok=True)
     serving.stop(FOLDER)
+    serving.require_free(port)
     for old in ("records.db", "records.db-wal", "records.db-shm", "keys.json"):
         (FOLDER / old).unlink(missing_ok=True)
     resolved = load_recipe(recipe)
@@ -95,8 +96,10 @@ def _watch(traffic: Traffic, observer: Client, console: Console) -> None:
     (FOLDER / "after.prom").write_text(observer.metrics())
     alerts = show.gauges(observer, traffic.clients, console)
     fired = [customer for customer, fires in alerts.items() if fires]
-    if fired != [DRIFTED]:
-        raise DemoError(f"the alert fires for {fired or 'nobody'}; expected {DRIFTED} alone")
+    console.print(
+        f"The alert's condition holds for {', '.join(fired) or 'nobody'}"
+        f"{' and for nobody else' if fired == [DRIFTED] else ''}."
+    )
 
 
 def _send(traffic: Traffic, console: Console, drifted: str | None) -> None:

@@ -17,6 +17,7 @@ from pipeline.data.contents import Reasons, read_images, read_texts, read_vector
 from pipeline.data.items import (
     CLASS_SPLITS,
     KINDS,
+    RESERVED_CUSTOMERS,
     ROLES,
     SPLITS,
     Items,
@@ -107,6 +108,8 @@ def _own_faults(names: Mapping[str, Strings]) -> Faults:
             faults[row] = ("label", "empty; expected the name of the class, or null")
         elif customer == "":
             faults[row] = ("customer", "empty; expected a name, or null: shared by all customers")
+        elif customer in RESERVED_CUSTOMERS:
+            faults[row] = ("customer", f"{customer!r} means something else; expected another name")
         elif role is not None and role not in ROLES:
             faults[row] = ("role", f"{role!r}; expected {', '.join(ROLES)}")
         elif split is not None and split not in SPLITS:

@@ -27,6 +27,9 @@ CLASS_SPLITS = ("train", "calibrate", "report")
 """Splits of which a class lies in exactly one."""
 SPLITS = (*CLASS_SPLITS, "held_out", "unlabelled")
 
+RESERVED_CUSTOMERS = ("_shared", "_other")
+"""Groups of reports and gauges: queries without a customer, and customers beyond the busiest."""
+
 _STRINGS = ("item_id", "label", "customer", "role", "split")
 
 

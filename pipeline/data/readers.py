@@ -96,10 +96,10 @@ def _read(path: Path) -> tuple[pa.Table, Path]:
         ".arrow": pyarrow.feather.read_table,
         ".feather": pyarrow.feather.read_table,
     }
-    if path.suffix.lower() not in formats:
-        raise ItemsError(f"unknown format; expected {', '.join(formats)} or a folder of images")
     if not path.exists():
         raise ItemsError("no such file; expected an items table or a folder of images")
+    if path.suffix.lower() not in formats:
+        raise ItemsError(f"unknown format; expected {', '.join(formats)} or a folder of images")
     try:
         return formats[path.suffix.lower()](path), path.parent
     except (pa.ArrowException, OSError) as error:

@@ -28,6 +28,7 @@ from serving.access import KeyRing
 from serving.assembly import Settings, open_named
 from serving.guard import dismiss, start_guard
 from serving.listening import wide_listeners
+from serving.monitor import WINDOW
 
 
 def main(
@@ -43,12 +44,14 @@ def main(
     record_rate: Annotated[float, typer.Option(help="Share of queries recorded.", min=0, max=1)]
     = 1.0,
     replicas: Annotated[int, typer.Option(help="Processes that answer.", min=1)] = 1,
+    window: Annotated[int, typer.Option(
+        help="Latest reviewed queries of a customer that its gauges count.", min=8)] = WINDOW,
 ) -> None:
     """Verify a release and serve it until SIGINT or SIGTERM."""
     console = Console(soft_wrap=True, highlight=False)
     launch.require_free_port(host, port)
     settings = Settings(release=release, store=store, keys=str(keys), records=records,
-                        record_rate=record_rate, replicas=replicas)
+                        record_rate=record_rate, replicas=replicas, window=window)
     opened = open_named(settings)
     known = len(KeyRing(keys))
     open_records(records).close()
