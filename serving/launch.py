@@ -111,8 +111,12 @@ def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
         variables[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + _REPLICA_PORTS - 1)
     variables.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     if haproxy:
-        stats, metrics = free_ports(2)
+        stats, metrics, fallback_http, fallback_grpc = free_ports(4)
         variables.update({
+            # Where HAProxy sends requests until the first replica is up: on the default port
+            # that is the proxy of whichever server on this machine came first.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -98,13 +98,16 @@ def test_the_guard_ends_what_runs_from_the_folder_and_nothing_else(tmp_path):
 
 
 def test_every_server_has_replica_ports_of_its_own(tmp_path):
-    ranges = []
+    ranges, fallbacks = [], set()
     for name in ("one", "two"):
         variables = launch.ray_environment(tmp_path / name, haproxy=True)
         low, high = (
             int(variables[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")
         )
         assert high - low + 1 == 100
+        fallback = variables["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]
+        assert fallback not in fallbacks | {"8500"}
+        fallbacks.add(fallback)
         ranges.append(range(low, high + 1))
         with socket.create_server(("", low)):
             assert launch.free_block(100) != low
