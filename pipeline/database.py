@@ -54,10 +54,24 @@ VERDICTS = sa.Table(
     sa.Column("customer", sa.String, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
 )
+OVERRIDES = sa.Table(
+    "overrides",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.String, nullable=False),
+    sa.Column("key_id", sa.String, nullable=False),
+    sa.Column("customer", sa.String, nullable=False),
+    sa.Column("release", sa.String, nullable=False),
+    sa.Column("threshold", sa.Double, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
 
-_BUSY_TIMEOUT_MS = 30_000
+_BUSY_TIMEOUT_MS = 3_000  # longer is an outage, to be said before a client gives up
 _IN_ONE_STATEMENT = 500  # databases bound how many values a statement may carry
 _WRITES = "limen_writes"
+_OF_THE_STATEMENT = (
+    sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError,
+)
 _ONE_MOMENT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 
 
@@ -80,6 +94,7 @@ class Database:
             _require_folder(self._engine.url.database)
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
+            _watch_file(self._engine)
         # SQLite's transactions see one moment by themselves.
         level = {} if self._engine.dialect.name == "sqlite" else _ONE_MOMENT
         self._reader = self._engine.execution_options(**level)
@@ -128,10 +143,10 @@ def decode_histogram(stored: bytes) -> NDArray[np.uint32]:
 def _clear_errors() -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
-        raise RecordsUnavailableError(f"records: {error.orig}") from error
-    except sa.exc.DatabaseError as error:
+    except _OF_THE_STATEMENT as error:
         raise RecordsError(f"records: {error.orig}") from error
+    except sa.exc.DatabaseError as error:  # a lock, a full disk, a damaged file, no server
+        raise RecordsUnavailableError(f"records: {error.orig}") from error
 
 
 def _require_folder(database: str | None) -> None:
@@ -150,6 +165,45 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "foreign_keys = ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _watch_file(engine: sa.Engine) -> None:
+    """Refuse a database file that is gone, and connect anew to one that was put in its place.
+
+    SQLite goes on writing to a deleted file: what was acknowledged then would be lost.
+    """
+    named = engine.url.database
+    if not named or named == ":memory:" or named.startswith("file:"):
+        return
+    path = Path(named)
+
+    def opened(_connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info["file"] = _identity(path)
+        if not sa.event.contains(engine, "do_connect", before):
+            sa.event.listen(engine, "do_connect", before)  # from now on it has to be there
+
+    def before(*_: object) -> None:
+        if _identity(path) is None:
+            raise RecordsUnavailableError(
+                f"records: {path} is gone; put it back, or start again to begin a new one"
+            )
+
+    def taken(_connection: object, record: sa.pool.ConnectionPoolEntry, _proxy: object) -> None:
+        before()
+        if record.info["file"] != _identity(path):
+            raise sa.exc.DisconnectionError
+
+    sa.event.listen(engine, "connect", opened)
+    sa.event.listen(engine, "checkout", taken)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is, whatever its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -55,6 +55,20 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """One request that asked for another threshold than the release's."""
+
+    request_id: str
+    key_id: str
+    customer: str
+    release: str
+    threshold: float
+    """The threshold that decided instead; a float32 value, exact."""
+    at: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
     """One pair of a recorded query, drawn for review with a known probability."""
 

@@ -13,11 +13,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.database import DECISIONS, DRAWS, VERDICTS, Database, encode_histogram, rows_where
+from pipeline.database import (
+    DECISIONS,
+    DRAWS,
+    OVERRIDES,
+    VERDICTS,
+    Database,
+    encode_histogram,
+    rows_where,
+)
 from pipeline.decisions import (
     ContradictoryVerdictError,
     Decision,
     Draw,
+    Override,
     Review,
     UnknownPairError,
     Verdict,
@@ -64,6 +73,11 @@ class Records:
             connection.execute(sa.insert(DECISIONS), [_decision_row(entry) for entry in decisions])
             if draws:
                 connection.execute(sa.insert(DRAWS), [asdict(draw) for draw in draws])
+
+    def add_override(self, override: Override) -> None:
+        """Keep who asked for another threshold, durably."""
+        with self.database.write() as connection:
+            connection.execute(sa.insert(OVERRIDES), [asdict(override)])
 
     def reviews(self, budget: int, customer: str | None, release: str) -> list[Review]:
         """At most ``budget`` drawn pairs without a verdict, of one customer or (None) of all.

@@ -14,6 +14,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -129,15 +130,23 @@ def read_keys(path: Path) -> list[Key]:
     except (OSError, ValueError) as error:
         raise KeysError(f"{path}: not a readable keys file: {error}") from None
     try:
-        return [
-            Key(id=str(entry["id"]), customer=str(entry["customer"]),
-                scopes=tuple(entry["scopes"]), sha256=str(entry["sha256"]))
-            for entry in content["keys"]
-        ]
-    except (KeyError, TypeError) as error:
+        return [_key(entry) for entry in content["keys"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise KeysError(
             f"{path}: not a keys file ({error!r}); expected what `limen keys add` writes"
         ) from None
+
+
+def _key(entry: dict[str, object]) -> Key:
+    """One entry, written by hand perhaps: taken as it is meant, or not at all."""
+    name, customer, scopes, sha256 = (entry[n] for n in ("id", "customer", "scopes", "sha256"))
+    if not (isinstance(name, str) and isinstance(customer, str) and customer):
+        raise ValueError(f"id {name!r}, customer {customer!r}: expected two texts")
+    if not isinstance(scopes, list) or not set(scopes) <= set(SCOPES):
+        raise ValueError(f"scopes {scopes!r}: expected a list of {', '.join(SCOPES)}")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"sha256 of key {name!r}: expected 64 hexadecimal digits")
+    return Key(id=name, customer=customer, scopes=tuple(scopes), sha256=sha256)
 
 
 def _digest(token: str) -> str:

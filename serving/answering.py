@@ -6,6 +6,7 @@ The one place where the rooms of serving meet: retriever, cursor and recorder.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -25,7 +26,9 @@ from serving.retriever import Answer, Match, Position, Retriever
 from serving.schema import QueryRequest
 
 _log = logging.getLogger("limen.api")
-_audit = logging.getLogger("limen.audit")
+PAUSE_SECONDS = 30.0
+"""After the records failed, how long queries are answered without another try to record."""
+
 
 
 class Answering:
@@ -39,6 +42,7 @@ class Answering:
         self._recorder = recorder
         self._clock = clock
         self._release = retriever.release.id12
+        self._paused_until = 0.0
 
     @property
     def kind(self) -> str:
@@ -49,14 +53,19 @@ class Answering:
         """Whether the release finds one of its own items, by the path that serves."""
         return self._retriever.passes_self_query()
 
-    def answer(self, request: QueryRequest, key: Key, request_id: str) -> dict[str, Any]:
-        """The body of the answer; ``RefusedError`` 400, 409 or 422 naming the query."""
-        embeddings = embeddings_of(request.queries, self._retriever)
+    def answer(
+        self, request: QueryRequest, key: Key, request_id: str, deadline: float = math.inf
+    ) -> dict[str, Any]:
+        """The body of the answer; ``RefusedError`` 400, 409 or 422 naming the query.
+
+        504 once the monotonic clock has passed ``deadline`` amid many images.
+        Raises ``RecordsError`` where another threshold is asked for and cannot be audited.
+        """
+        embeddings = embeddings_of(request.queries, self._retriever, deadline)
         threshold = self._retriever.threshold
         if request.threshold is not None:
             threshold = np.float32(request.threshold)
-            _audit.info("threshold %r by key %s of %s in request %s",
-                        float(threshold), key.id, key.customer, request_id)
+            self._recorder.audit(key.id, key.customer, threshold, request_id, self._clock())
         question = self._question(key.customer, embeddings[0], threshold, request.exact)
         answers = self._retriever.answer(
             key.customer, embeddings, limit=request.limit, threshold=threshold,
@@ -92,17 +101,22 @@ class Answering:
     ) -> list[bool]:
         """Which queries were recorded; none while the records cannot be written.
 
-        A search does not fail because its sample cannot be kept: the answer says so.
+        A search does not fail because its sample cannot be kept: the answer says so. Nor does
+        each search wait in turn for records that are in trouble.
         """
+        now = self._clock()
+        if now < self._paused_until:
+            return [False] * len(answers)
         answered = [
             Answered(query_id=name, customer=customer, embedding=row, threshold=threshold,
                      match_count=answer.match_count)
             for name, row, answer in zip(names, embeddings, answers, strict=True)
         ]
         try:
-            return self._recorder.record(answered, self._clock())
+            return self._recorder.record(answered, now)
         except RecordsError as error:
-            _log.warning("queries answered and not recorded: %s", error)
+            self._paused_until = now + PAUSE_SECONDS
+            _log.warning("queries answered and not recorded, for %g s: %s", PAUSE_SECONDS, error)
             return [False] * len(answered)
 
     def _body(self, answer: Answer, *, with_metadata: bool) -> dict[str, Any]:

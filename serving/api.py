@@ -7,6 +7,7 @@ and no event loop is known here; ``serving/front.py`` has the one, ``serving/app
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -75,6 +76,8 @@ class Call:
     """None for the open paths."""
     subject: str | None = None
     """The customer in the path, which is the key's own."""
+    deadline: float = math.inf
+    """On the monotonic clock: nobody waits for the answer any more."""
 
 
 def request_id(sent: str | None) -> str:
@@ -145,7 +148,7 @@ class Api:
         key = _key_of(call)
         if request.threshold is not None:
             _require_scope(key, "threshold:override")
-        answer = self._answering.answer(request, key, call.head.request_id)
+        answer = self._answering.answer(request, key, call.head.request_id, call.deadline)
         return json_response(answer)
 
     def _reviews(self, call: Call, body: bytes) -> Response:
@@ -212,7 +215,7 @@ def _route(method: str, path: str, known: bool) -> tuple[str, str]:
     if not allowed:
         raise RefusedError(404, "not_found", f"no path {path}; see /docs")
     raise RefusedError(405, "method_not_allowed", f"{path} takes {allowed[0]}",
-                  details={"allowed": allowed})
+                       details={"allowed": allowed}, headers={"Allow": ", ".join(allowed)})
 
 
 def _require_scope(key: Key, scope: str) -> None:
@@ -228,11 +231,15 @@ def _key_of(call: Call) -> Key:
 
 
 def _budget(query: str) -> int:
-    given: Mapping[str, str] = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    given: Mapping[str, str] = dict(pairs)
     unknown = [name for name in given if name != "budget"]
     if unknown:
         raise RefusedError(400, "unknown_field", f"{unknown[0]}: unknown parameter",
                       details={"field": unknown[0]})
+    if len(pairs) != len(given):
+        raise RefusedError(400, "duplicate_field", "budget: given twice",
+                           details={"field": "budget"})
     value = given.get("budget", "20")
     if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= MAX_BUDGET:
         raise RefusedError(400, "invalid_request", f"budget: expected 1 to {MAX_BUDGET}",

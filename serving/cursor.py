@@ -1,8 +1,9 @@
 """Where the next page of matches starts, in a text that the client hands back unread.
 
 A cursor holds the position of the last match and what it is bound to: release, customer, query,
-threshold, exactness. Anything else is refused, so pages never mix two answers. It is no secret
-and grants nothing: whoever asks is known from the key, and the search runs anew.
+threshold, exactness. Anything else is refused, and so is a cursor that was damaged on its way:
+pages never mix two answers and never skip a match. It is no secret and grants nothing: whoever
+asks is known from the key, and the search runs anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_VERSION = 1
+_VERSION = 2
 _MAX_LENGTH = 65_536  # characters: nothing longer is parsed
 
 
@@ -41,16 +42,19 @@ class Question:
     """The threshold that was applied."""
     exact: bool = False
 
-    def digest(self) -> str:
-        """sha256 over all of it but the release, hexadecimal."""
-        asked = json.dumps([self.customer, _hex(self.threshold), self.exact]).encode()
+    def digest(self, level: str, item_id: str) -> str:
+        """sha256 over all of it but the release, and over the position; hexadecimal."""
+        asked = json.dumps(
+            [self.customer, _hex(self.threshold), self.exact, level, item_id]
+        ).encode()
         query = np.ascontiguousarray(self.query, "<f4").tobytes()
         return hashlib.sha256(asked + b"\0" + query).hexdigest()
 
 
 def encode(question: Question, after: tuple[np.float32, str]) -> str:
     """The cursor of ``question`` that continues behind the match at (distance, item_id)."""
-    content = [_VERSION, question.release, question.digest(), _hex(after[0]), after[1]]
+    level = _hex(after[0])
+    content = [_VERSION, question.release, question.digest(level, after[1]), level, after[1]]
     text = json.dumps(content, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -67,10 +71,10 @@ def decode(cursor: str, question: Question) -> tuple[np.float32, str]:
             f"cursor of release {release[:12]}, now serving {question.release[:12]}; "
             "ask again without a cursor"
         )
-    if digest != question.digest():
+    if digest != question.digest(level, item_id):
         raise CursorError(
-            "cursor of another query, customer, threshold or exactness; send it with the request "
-            "it came from, or ask again without it"
+            "cursor changed, or of another query, customer, threshold or exactness; send it "
+            "unchanged with the request it came from, or ask again without it"
         )
     after = _distance(level), item_id
     if not 0 <= after[0] <= question.threshold or encode(question, after) != cursor:

@@ -2,22 +2,25 @@
 
 Admission comes first and costs nothing; work that computes runs in a few threads, so that the
 event loop always answers ``/livez``. Waiting is bounded: in all (503), for each customer (429)
-and in time (504), so that one customer cannot take the server from the others.
+and in time (504), and customers are served in turn, so that one cannot take the server from the
+others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from pipeline.decisions import RecordsUnavailableError
 from serving.api import Api, Call, Head
+from serving.fair import FairThreads
 from serving.responses import PROMETHEUS, REQUEST_ID, RefusedError, Response
 
 IMMEDIATE = ("livez", "openapi", "docs", "home")
@@ -32,6 +35,8 @@ class Bounds:
 
     threads: int = 2
     """Requests worked on at the same time; more would only share the processor."""
+    threads_of_one: int = 1
+    """Of these, at work for one customer: its long requests leave the rest to the others."""
     waiting: int = 64
     """Requests admitted at the same time."""
     waiting_of_one: int = 48
@@ -59,7 +64,7 @@ class Front:
         self._monitor = monitor
         self._bounds = bounds
         self._waiting: Counter[str] = Counter()
-        self._threads = ThreadPoolExecutor(bounds.threads, thread_name_prefix="limen")
+        self._threads = FairThreads(bounds.threads, bounds.threads_of_one)
 
     async def handle(self, head: Head, read_body: Callable[[], Awaitable[bytes]]) -> Response:
         """The response to a request; never raises for what a client did."""
@@ -83,9 +88,9 @@ class Front:
             return Response(200, await self._monitor.metrics(), PROMETHEUS)
         if call.operation == "consistency":
             return Response(200, await self._monitor.consistency(call.subject))
-        body = await read_body()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._api.answer, call, body)
+        timed = replace(call, deadline=time.monotonic() + self._bounds.seconds)
+        work = partial(self._api.answer, timed, await read_body())
+        return await asyncio.wrap_future(self._threads.submit(_who(call), work))
 
     async def _in_time(self, work: Awaitable[Response]) -> Response:
         task = asyncio.ensure_future(work)
@@ -105,7 +110,7 @@ class Front:
     @contextmanager
     def _place(self, call: Call) -> Iterator[None]:
         """Hold one of the places in the queue while the request is worked on."""
-        who = call.key.customer if call.key else ""
+        who = _who(call)
         if self._waiting.total() >= self._bounds.waiting:
             raise RefusedError(
                 503, "busy", "too many requests are waiting; try again", retry_after=1
@@ -123,3 +128,8 @@ class Front:
             self._waiting[who] -= 1
             if not self._waiting[who]:
                 del self._waiting[who]
+
+
+def _who(call: Call) -> str:
+    """The customer; nobody's for the open paths."""
+    return call.key.customer if call.key else ""

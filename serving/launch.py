@@ -128,6 +128,9 @@ def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+            # By default a silent client holds its connection for an hour.
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+            "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "60",
         })
     return variables
 

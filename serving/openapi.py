@@ -21,7 +21,7 @@ API_VERSION = "1"
 """Of the interface, not of the program: it is the ``v1`` of the paths."""
 
 _REFUSALS = {
-    400: "not JSON, an unknown field, or a value of another type",
+    400: "not JSON, a field unknown or given twice, or a value of another type",
     401: "no key, or one that is not known",
     403: "the key lacks the scope",
     404: "no such path, pair or customer, as far as this key sees",

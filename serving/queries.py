@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +23,13 @@ from serving.retriever import Retriever
 from serving.schema import Query
 
 
-def embeddings_of(queries: Sequence[Query], retriever: Retriever) -> Vectors:
-    """(n, d) float32 rows to search with, in the order of ``queries``; ``RefusedError`` 422."""
+def embeddings_of(
+    queries: Sequence[Query], retriever: Retriever, deadline: float = math.inf
+) -> Vectors:
+    """(n, d) float32 rows to search with, in the order of ``queries``.
+
+    ``RefusedError`` 422 that names the query, or 504 past ``deadline`` on the monotonic clock.
+    """
     rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(queries)
     images: dict[int, bytes] = {}
     vectors: dict[int, NDArray[np.float32]] = {}
@@ -38,7 +45,7 @@ def embeddings_of(queries: Sequence[Query], retriever: Retriever) -> Vectors:
         else:
             _require_kind("text", retriever, index)
     if images:
-        _place(rows, list(images), _images(images, retriever))
+        _place(rows, list(images), _images(images, retriever, deadline))
     if vectors:
         embedded = retriever.embed_vectors(np.stack(list(vectors.values())))
         _place(rows, list(vectors), embedded)
@@ -50,17 +57,18 @@ def _place(rows: list[NDArray[np.float32]], places: Sequence[int], embedded: Vec
         rows[place] = row
 
 
-def _images(images: dict[int, bytes], retriever: Retriever) -> Vectors:
-    """All at once; only where that fails one by one, to name the query at fault."""
-    try:
-        return retriever.embed_images(list(images.values()))
-    except ImageError:
-        for index, data in images.items():
-            try:
-                retriever.embed_images([data])
-            except ImageError as error:
-                raise _unprocessable(index, "image", str(error)) from None
-        raise
+def _images(images: dict[int, bytes], retriever: Retriever, deadline: float) -> Vectors:
+    """Decoded one by one, since one image may take seconds; embedded all at once."""
+    pixels = []
+    for index, data in images.items():
+        if time.monotonic() > deadline:
+            raise RefusedError(504, "deadline_exceeded", "too many large images for one request",
+                               retry_after=1)
+        try:
+            pixels.append(retriever.decode_image(data))
+        except ImageError as error:
+            raise _unprocessable(index, "image", str(error)) from None
+    return retriever.embed_pixels(np.stack(pixels))
 
 
 def _embedding(query: Query, index: int, dimension: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decisions import Decision, Draw
+from pipeline.decisions import Decision, Draw, Override
 from pipeline.live import DrawPlan, draw
 from pipeline.operating import Grid
 from pipeline.records import Records
@@ -83,6 +83,15 @@ class Recorder:
                 draws.extend(drawn)
         self._records.record(decisions, draws)
         return sampled
+
+    def audit(
+        self, key_id: str, customer: str, threshold: np.float32, request_id: str, at: float
+    ) -> None:
+        """Record, whatever the rate, who asked for another threshold; raises ``RecordsError``."""
+        self._records.add_override(Override(
+            request_id=request_id, key_id=key_id, customer=customer, release=self._release,
+            threshold=float(threshold), at=at,
+        ))
 
     def _observe(self, query: Answered, at: float) -> tuple[Decision, list[Draw]]:
         rows, distances = self._visible(query.customer, query.embedding)

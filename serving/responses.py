@@ -38,6 +38,7 @@ class RefusedError(Exception):
         *,
         details: Mapping[str, object] | None = None,
         retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """``message`` is one line with the remedy; ``details`` are for a client's code."""
         super().__init__(message)
@@ -45,11 +46,12 @@ class RefusedError(Exception):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.headers = dict(headers or {})
         self.details = dict(details or {})
 
     def response(self, request_id: str) -> Response:
         """The error body with its headers."""
-        headers = {}
+        headers = dict(self.headers)
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.status == 401:

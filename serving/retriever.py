@@ -132,11 +132,19 @@ class Retriever:
 
         Raises ``ImageError`` for undecodable bytes, ``EncoderError`` if the release takes none.
         """
-        pixels = [self.encoder.decode(image) for image in images]
+        pixels = [self.decode_image(image) for image in images]
         side = self.encoder.image_size or 0
-        return self.encoder.embed(
+        return self.embed_pixels(
             np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
         )
+
+    def decode_image(self, image: bytes) -> NDArray[np.uint8]:
+        """The pixels that the encoder takes; raises as ``embed_images`` does."""
+        return self.encoder.decode(image)
+
+    def embed_pixels(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """(n, d) embeddings of what ``decode_image`` gave, stacked."""
+        return self.encoder.embed(pixels)
 
     def embed_vectors(self, vectors: NDArray[np.float32]) -> Vectors:
         """(n, d) embeddings of input vectors (n, d_in); ``EncoderError`` if it takes none."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from serving.duplicates import doubled_field
 from serving.responses import RefusedError
 
 MAX_BODY_BYTES = 16 * 2**20
@@ -24,7 +25,7 @@ MAX_BUDGET = 1000
 CONTENTS = ("embedding", "embedding_b64", "vector", "text", "image")
 
 Body = TypeVar("Body", bound=BaseModel)
-_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class _Strict(BaseModel):
@@ -206,6 +207,10 @@ def parse(kind: type[Body], body: bytes) -> Body:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RefusedError(400, "invalid_json", f"body is not JSON: {error}") from None
+    twice = doubled_field(content, body)
+    if twice is not None:
+        raise RefusedError(400, "duplicate_field", f"{twice}: an object has this field twice",
+                           details={"field": twice})
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -226,7 +231,7 @@ def _invalid(error: ValidationError) -> RefusedError:
     place: tuple[int | str, ...] = first["loc"]
     where = ".".join(str(part) for part in place) or "body"
     details: dict[str, object] = {"field": where}
-    if len(place) >= 2 and isinstance(place[1], int):
+    if len(place) >= 2 and place[0] in ("queries", "verdicts") and isinstance(place[1], int):
         details["index"] = place[1]
     if first["type"] == "extra_forbidden":
         return RefusedError(400, "unknown_field", f"{where}: unknown field", details=details)

@@ -70,6 +70,22 @@ def test_a_file_broken_by_an_edit_keeps_the_last_keys(tmp_path, caplog):
         KeyRing(path)
 
 
+@pytest.mark.parametrize(("field", "value"), [
+    ("customer", None), ("customer", ""), ("scopes", "query"), ("scopes", ["queries"]),
+    ("sha256", "\u00e9" * 64), ("id", 3),
+])
+def test_an_entry_edited_to_mean_nothing_is_refused_and_the_others_stay(tmp_path, field, value):
+    path = tmp_path / "keys.json"
+    token = add_key(path, "a", ["query"])
+    ring = KeyRing(path)
+    content = json.loads(path.read_text())
+    content["keys"][0][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(KeysError, match=field):
+        read_keys(path)
+    assert ring.find(token) is not None
+
+
 @pytest.mark.parametrize("content", ['{"keys": [{"id": "x"}]}', "[]", '{"keys": 3}', "\xff"])
 def test_what_is_no_keys_file_is_refused_by_name(tmp_path, content):
     path = tmp_path / "keys.json"

@@ -37,6 +37,8 @@ def test_haproxy_gets_private_files_and_free_ports(tmp_path):
             assert value.startswith(str(tmp_path)), name
     ports = [one[f"RAY_SERVE_HAPROXY_{kind}_PORT"] for kind in ("STATS", "METRICS")]
     assert len(set(ports)) == 2
+    assert one["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "60"
+    assert one["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"] == "60"
     assert one["RAY_AUTH_TOKEN"] != two["RAY_AUTH_TOKEN"]
     assert not any("HAPROXY" in name for name in launch.ray_environment(tmp_path, haproxy=False))
 
