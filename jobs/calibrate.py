@@ -6,17 +6,18 @@ Cluster:     ``ray job submit -- python -m jobs.calibrate jobs/recipes/emoji.tom
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.index import people
 from jobs.prepare import prepare
 from jobs.reporting import content
-from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
+from jobs.workspace import Workspace, WorkspaceError, alone, main_tag, tags
 from pipeline.canonical import canonical_json
 from pipeline.config import Recipe, load_recipe
 from pipeline.data.items import load_items
@@ -56,8 +57,12 @@ def write_measured(
     ours: Measurement,
     base: Measurement | None,
     data_digest: str,
+    origin: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write counts, report and, last, ``calibration.json`` into the candidate."""
+    """Write counts, report and, last, ``calibration.json`` into the candidate.
+
+    ``origin``: where a threshold comes from that was not chosen on these items.
+    """
     candidate = workspace.candidate
     save_counts(
         candidate / "counts.npz",
@@ -70,6 +75,8 @@ def write_measured(
     digests = measure_digests(candidate)
     provenance = {"data": data_digest, **digests}
     document = findings(recipe.calibration, ours, base, digests, data_digest)
+    if origin is not None:
+        document["carried_over"] = dict(origin)
     write_report(candidate / "report.html", content(recipe, ours, base, provenance))
     write_durably(candidate / "calibration.json", canonical_json(document))
     return candidate / "calibration.json"
@@ -80,9 +87,10 @@ def main(
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Choose the one threshold through the served path."""
-    console, resolved = Console(highlight=False), load_recipe(recipe)
-    workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
-    console.print(f"Calibration: {calibrate(resolved, workspace, console)}")
+    console, resolved = terminal(), load_recipe(recipe)
+    with alone(resolved.name, console):
+        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+        console.print(f"Calibration: {calibrate(resolved, workspace, console)}")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,15 @@ import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.command import for_people
 from jobs.workspace import Workspace
 from pipeline.config import Recipe
-from pipeline.training import Progress
+from pipeline.training import Progress, TrainingError
 
 # Read by Ray when it is imported or started; what the user has set stays.
 _ENVIRONMENT = {
@@ -62,13 +63,29 @@ def train_on_workers(
 ) -> None:
     """Train ``tag`` on ``train.workers`` workers; ``show`` gets the first one's progress."""
     with connected(recipe.train.workers):
+        _require_devices(recipe)
         _train(recipe, workspace, tag, show)
+
+
+def _require_devices(recipe: Recipe) -> None:
+    """``TrainingError`` where workers would wait for GPUs for ever; a cluster may grow some."""
+    if recipe.train.device != "cuda" or "RAY_ADDRESS" in os.environ:
+        return
+    import ray
+
+    # Ray gives this function no types.
+    there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if there < recipe.train.workers:
+        raise TrainingError(
+            f"train.device is 'cuda' for {recipe.train.workers} workers, this machine has "
+            f"{there} GPUs; lower train.workers or set train.device to 'cpu'"
+        )
 
 
 def _train(
     recipe: Recipe, workspace: Workspace, tag: str, show: Callable[[Progress], None]
 ) -> None:
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
 
@@ -88,12 +105,25 @@ def _train(
     drain.start()
     try:
         trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Ray takes the interrupt, and would call it a success
+    except WorkerGroupError as error:
+        raise _cause(error.worker_failures.values(), error) from None
     finally:
         queue.put(None)
         drain.join(timeout=5)
         queue.shutdown()
         # Ray's own account of the run; ours is the checkpoint and the model.
         shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _cause(failures: Iterable[Exception], otherwise: Exception) -> BaseException:
+    """What a worker refused in words of ours, as one process would have; else ``otherwise``."""
+    for failure in failures:
+        cause: BaseException = getattr(failure, "_base_exc", failure)
+        if for_people(cause):
+            return cause
+    return otherwise
 
 
 def _resources(cuda: bool) -> dict[str, float]:

@@ -18,19 +18,31 @@ EXIT_REFUSED, EXIT_INTERRUPTED = 1, 130
 def run_verb(call: Callable[[], object]) -> None:
     """Call a verb; end the process with 1 and one line where the project refused its input.
 
-    Only exceptions that this project defines are for people; any other is a defect of ours and
-    keeps its traceback.
+    Exceptions that this project defines are for people, and so is what the machine refuses: a
+    full disk, a folder that may not be written. Any other is a defect of ours and keeps its
+    traceback, a file that is not there included: whoever looks for one says so himself.
     """
     try:
         call()
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on where this one stopped")
         sys.exit(EXIT_INTERRUPTED)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        what = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        _say(f"{what}; mend that, and the same command goes on where this one stopped")
+        sys.exit(EXIT_REFUSED)
     except (ValueError, RuntimeError) as error:
-        if type(error).__module__.partition(".")[0] not in _OURS:
+        if not for_people(error):
             raise
         _say(str(error))
         sys.exit(EXIT_REFUSED)
+
+
+def for_people(error: BaseException) -> bool:
+    """Whether this project defines ``error``: its message is one line for whoever asked."""
+    return type(error).__module__.partition(".")[0] in _OURS
 
 
 def main_of(target: str) -> Callable[..., None]:
@@ -53,6 +65,11 @@ def guarded(main: Callable[..., None]) -> Callable[..., None]:
 def script(main: Callable[..., None]) -> None:
     """Run ``main`` as ``python -m jobs.<verb>``."""
     typer.run(guarded(main))
+
+
+def terminal() -> Console:
+    """Where a job says what it does: plain lines, never cut in two within a path."""
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def _say(line: str) -> None:

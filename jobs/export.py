@@ -16,9 +16,9 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
+from jobs.workspace import Workspace, WorkspaceError, alone, main_tag, tags
 from pipeline.calibration import choose, fine_grid
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe, load_recipe
@@ -124,10 +124,11 @@ def main(
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Export the recipe's models to ONNX; refused unless decisions agree."""
-    console, resolved = Console(highlight=False), load_recipe(recipe)
-    workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
-    for tag in tags(resolved):
-        console.print(f"Model: {export(resolved, workspace, tag, console)}")
+    console, resolved = terminal(), load_recipe(recipe)
+    with alone(resolved.name, console):
+        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+        for tag in tags(resolved):
+            console.print(f"Model: {export(resolved, workspace, tag, console)}")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.embedding import embed
 from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, WorkspaceError, main_tag
+from jobs.workspace import Workspace, WorkspaceError, alone, main_tag
 from pipeline.config import Recipe, load_recipe
 from pipeline.data.items import load_items
 from pipeline.evaluation import Population, population
@@ -87,9 +87,10 @@ def main(
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Embed the served items and build their gallery and index."""
-    console, resolved = Console(), load_recipe(recipe)
-    workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
-    console.print(f"Candidate: {index(resolved, workspace, console)}")
+    console, resolved = terminal(), load_recipe(recipe)
+    with alone(resolved.name, console):
+        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+        console.print(f"Candidate: {index(resolved, workspace, console)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +12,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from jobs.workspace import ROOT, Workspace
+from pipeline.calibration import CalibrationError
 from pipeline.config import Recipe
 from pipeline.data.images import decode_all
-from pipeline.data.items import Items, load_items
-from pipeline.data.readers import read_items
+from pipeline.data.items import Items, ItemsError, load_items
+from pipeline.data.readers import join_rejected, read_items
 from pipeline.data.split import assign_splits
+from pipeline.durable import partial_of
+from pipeline.evaluation import require_measurable
 
 
 def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) -> Workspace:
@@ -25,37 +27,81 @@ def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) ->
 
     Reads the table every time, since the workspace is named by what is in it; decodes only
     what is not there yet. Raises ``ItemsError`` with one line for the first bad row, or sets bad
-    rows aside in ``rejected.parquet`` under ``skip_bad_rows``.
+    rows aside in ``rejected.parquet`` under ``skip_bad_rows``. Raises ``CalibrationError`` for
+    items that no threshold could be calibrated on.
     """
-    source = Path(recipe.data.items)
-    setting_aside = ROOT / f"{recipe.name}.rejected.parquet" if skip_bad_rows else None
-    if setting_aside is not None:
-        ROOT.mkdir(parents=True, exist_ok=True)
-        setting_aside.unlink(missing_ok=True)
-    items = assign_splits(read_items(source, rejected=setting_aside), recipe.data)
+    aside = bad_rows_of(recipe.name)
+    source = read_items(Path(recipe.data.items), rejected=aside if skip_bad_rows else None)
+    items = assign_splits(source, recipe.data)
     workspace = Workspace(ROOT / f"{recipe.name}-{_key(recipe, items)}")
-    _describe(settle(items, workspace, recipe, console, rejected=setting_aside), console)
-    if setting_aside is not None and setting_aside.exists():
-        setting_aside.replace(workspace.rejected_path)
-        console.print(f"Bad rows were set aside in {workspace.rejected_path}.")
+    items = settle(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
+    _describe(items, console)
+    keep_rejected(workspace, aside, console)
+    try:
+        require_measurable(items, recipe.report.across)
+    except CalibrationError as error:
+        raise CalibrationError(f"{recipe.data.items}: {error}") from None
     return workspace
 
 
+def bad_rows_of(name: str) -> Path:
+    """An empty place for the bad rows of a table, before its workspace is known."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    path = ROOT / f"{name}.rejected.parquet"
+    path.unlink(missing_ok=True)
+    return path
+
+
 def settle(
-    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *, rejected: Path | None
+    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *, skip_bad_rows: bool
 ) -> Items:
-    """Decode ``items`` into the workspace unless they are there; the rows that are kept."""
-    if workspace.items_path.exists():
-        return load_items(workspace.items_path)
+    """Decode ``items`` into the workspace unless they are there; the rows that are kept.
+
+    Raises ``ItemsError`` for an image that cannot be decoded, now or in an earlier job that was
+    allowed to skip it, unless ``skip_bad_rows``.
+    """
+    if items.kind == "text":
+        raise ItemsError(
+            f"{recipe.data.items}: the items hold text, which no backbone takes yet; expected a "
+            "column 'image' or 'vector'"
+        )
+    if not workspace.items_path.exists():
+        return _decode(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
+    kept = load_items(workspace.items_path)
+    if len(kept) < len(items) and not skip_bad_rows:
+        raise ItemsError(
+            f"{recipe.data.items}: {len(items) - len(kept)} images cannot be decoded, see "
+            f"{workspace.undecodable_path}; mend them, or leave them out: --skip-bad-rows"
+        )
+    return kept
+
+
+def _decode(
+    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *, skip_bad_rows: bool
+) -> Items:
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if items.kind == "image":
         console.print(f"Decoding {len(items):,} images to {recipe.model.image_size} px.")
+        workspace.undecodable_path.unlink(missing_ok=True)
         items, pixels = decode_all(
-            items, recipe.model.image_size, source=recipe.data.items, rejected=rejected
+            items,
+            recipe.model.image_size,
+            source=recipe.data.items,
+            rejected=workspace.undecodable_path if skip_bad_rows else None,
         )
         save_array(workspace.pixels_path, pixels)
     items.write(workspace.items_path)
     return items
+
+
+def keep_rejected(workspace: Workspace, aside: Path, console: Console) -> None:
+    """All rows set aside, by the reader in ``aside`` and by the decoder, in one file."""
+    found = [path for path in (aside, workspace.undecodable_path) if path.exists()]
+    if not found:
+        return
+    join_rejected(found, workspace.rejected_path)
+    aside.unlink(missing_ok=True)
+    console.print(f"Bad rows were set aside in {workspace.rejected_path}.")
 
 
 def inputs_of(workspace: Workspace, items: Items) -> NDArray[np.generic]:
@@ -68,7 +114,7 @@ def inputs_of(workspace: Workspace, items: Items) -> NDArray[np.generic]:
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
     """Write ``array`` to ``path`` whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     with partial.open("wb") as file:
         np.save(file, array)
     partial.replace(path)

@@ -2,7 +2,7 @@
 
 The threshold travels only if it still holds: its FAR is measured again through the new index,
 on the labelled items whose class the model was not trained on, and may not lie beyond what the
-release's own report could not exclude. Interrupted, the same command
+report of the release that it was chosen for could not exclude. Interrupted, the same command
 goes on with the embeddings it has.
 
 One machine: ``limen reindex production items.parquet``
@@ -21,19 +21,21 @@ import typer
 from rich.console import Console
 
 from jobs.calibrate import write_measured
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.embedding import embed
 from jobs.index import label_hash, lay_out
-from jobs.prepare import inputs_of, settle
+from jobs.prepare import bad_rows_of, inputs_of, keep_rejected, settle
 from jobs.sealing import seal_and_promote
-from jobs.workspace import ROOT, STORE, Workspace
+from jobs.workspace import ROOT, STORE, Workspace, alone
+from pipeline.aliases import StoreError
 from pipeline.calibration import CalibrationError, Choice
 from pipeline.config import Recipe, parse_recipe
-from pipeline.data.items import Items
+from pipeline.data.items import Items, ItemsError
 from pipeline.data.readers import read_items
+from pipeline.encoder import Encoder
 from pipeline.evaluation import REPORT, Measurement, Population, measure_at, population
 from pipeline.index import open_index
-from pipeline.release import Release
+from pipeline.release import ID_LENGTH, Release
 from pipeline.store import Store
 
 
@@ -44,29 +46,63 @@ def reindex(
 
     Raises ``CalibrationError`` where the threshold cannot be verified or does not hold.
     """
-    old = Store(store).open(alias)
+    shelf = Store(store)
+    if alias not in (known := shelf.aliases()):
+        raise StoreError(
+            f"{store}: no alias {alias!r}; aliases: {', '.join(known) or 'none'}; a release gets "
+            "one with `limen releases promote ID --alias NAME`"
+        )
+    shelf.require_writable(alias)
+    old = shelf.open(alias)
     console.print(f"Reindexing under release {old.id12}, threshold {old.threshold:.6f}.")
     recipe = parse_recipe(dict(old.manifest.facts.recipe), f"{old.folder}: recipe")
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, items=str(table)))
+    with alone(f"reindex-{alias}", console):
+        workspace, people, digest = _lay_out(old, recipe, alias, console, skip_bad_rows)
+        with console.status("Measuring the threshold through the new index"):
+            measured = _verified(old, recipe, people, workspace)
+        write_measured(workspace, recipe, measured, None, digest, _origin(old))
+        return seal_and_promote(workspace.candidate, recipe, store, alias, console)
+
+
+def _lay_out(
+    old: Release, recipe: Recipe, alias: str, console: Console, skip_bad_rows: bool
+) -> tuple[Workspace, Population, str]:
+    """The candidate's workspace, with gallery and index; its population; the items' digest."""
     trained = np.load(old.folder / "trained.npy", allow_pickle=False)
-    rejected = ROOT / f"{alias}.rejected.parquet" if skip_bad_rows else None
-    ROOT.mkdir(parents=True, exist_ok=True)
-    items = _counted(read_items(table, rejected=rejected), trained)
+    aside = bad_rows_of(alias)
+    source = read_items(Path(recipe.data.items), rejected=aside if skip_bad_rows else None)
+    items = _counted(source, trained)
     key = hashlib.sha256(f"{old.id} {items.digest()}".encode()).hexdigest()[:8]
     workspace = Workspace(ROOT / f"reindex-{key}")
-    items = settle(items, workspace, recipe, console, rejected=rejected)
+    items = settle(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
+    keep_rejected(workspace, aside, console)
     model = old.folder / "model.onnx"
-    rows = np.arange(len(items))
+    _require_kind(Encoder(model), items, recipe)
     vectors = embed(
-        model, inputs_of(workspace, items), rows, workspace.embeddings("served"), console
+        model,
+        inputs_of(workspace, items),
+        np.arange(len(items)),
+        workspace.embeddings("served"),
+        console,
     )
     people = population(vectors, items, recipe.report.across)
     if not workspace.candidate.exists():
         lay_out(people.gallery, model, recipe, trained, workspace.candidate)
-    with console.status("Measuring the threshold through the new index"):
-        measured = _verified(old, recipe, people, workspace)
-    write_measured(workspace, recipe, measured, None, items.digest())
-    return seal_and_promote(workspace.candidate, recipe, store, alias, console)
+    return workspace, people, items.digest()
+
+
+def _require_kind(encoder: Encoder, items: Items, recipe: Recipe) -> None:
+    """``ItemsError`` where the release's encoder cannot take the items."""
+    taken, given = encoder.kind, items.kind
+    if given == taken == "vector":
+        taken = f"vectors of {encoder.input_dimension} numbers"
+        given = f"vectors of {items.content.shape[1]} numbers"
+    if given != taken:
+        raise ItemsError(
+            f"{recipe.data.items}: the items hold {given}, the release's encoder takes {taken}; "
+            "train a model for them with `limen run`"
+        )
 
 
 def _counted(items: Items, trained: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Items:
@@ -84,9 +120,10 @@ def _verified(
 ) -> Measurement:
     """The old threshold measured through the new index; refused where it no longer holds."""
     low, high = (np.float32(end) for end in old.calibration_range)
+    origin = _origin(old)
     guarantee = (
-        f"Carried over from release {old.id12} and measured again on this gallery: "
-        f"{old.manifest.facts.guarantee}"
+        f"Carried over from release {str(origin['release'])[:ID_LENGTH]} and measured again on "
+        f"this gallery: {origin['guarantee']}"
     )
     choice = Choice(old.threshold, low, high, bool(low == old.threshold), guarantee)
     reach = open_index(workspace.candidate, people.gallery).reach
@@ -97,7 +134,7 @@ def _verified(
             "the threshold cannot be verified: no customer has labelled negative pairs among the "
             "classes that the model was not trained on; label some items"
         )
-    if far.lower > (limit := _far_limit(old)):
+    if far.lower > (limit := float(str(origin["far_limit"]))):
         raise CalibrationError(
             f"threshold {old.threshold:.6f} does not hold on these items: FAR {far.value:.2e} "
             f"(at least {far.lower:.2e}), expected at most {limit:.2e}; calibrate anew with "
@@ -106,20 +143,31 @@ def _verified(
     return measured
 
 
-def _far_limit(old: Release) -> float:
-    """What the old release's FAR may have been: what its report could not exclude."""
+def _origin(old: Release) -> dict[str, object]:
+    """The release whose threshold this is, what it promised, and what its FAR may have been.
+
+    It is the first of a chain of reindexed releases: were each held to what the one before could
+    not exclude, the FAR could creep up without end.
+    """
     calibration: dict[str, Any] = old.calibration
-    return float(calibration["operating_points"][REPORT]["overall"]["far"]["upper"])
+    if "carried_over" in calibration:
+        return dict(calibration["carried_over"])
+    far = calibration["operating_points"][REPORT]["overall"]["far"]
+    return {
+        "release": old.id,
+        "guarantee": old.manifest.facts.guarantee,
+        "far_limit": far["upper"],
+    }
 
 
 def main(
-    alias: Annotated[str, typer.Argument(help="Alias, id or prefix of the release.")],
+    alias: Annotated[str, typer.Argument(help="Alias of the release; it moves to the new one.")],
     items: Annotated[Path, typer.Argument(help="The new items table.")],
     store: Annotated[str, typer.Option(help="Folder or URL of the store.")] = STORE,
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Build, verify, seal and promote a new gallery under the same encoder."""
-    console = Console(highlight=False)
+    console = terminal()
     release = reindex(alias, items, store, console, skip_bad_rows=skip_bad_rows)
     console.print(f"Release {release.id12} is {alias} in {store}.")
 

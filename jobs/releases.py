@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from jobs.command import run_verb
+from jobs.command import run_verb, terminal
 from jobs.workspace import ALIAS, STORE
+from pipeline.manifest import ReleaseError
 from pipeline.store import Store
 
 app = typer.Typer(help="List, verify, promote and roll back releases.", add_completion=False)
@@ -28,12 +28,18 @@ def list_releases(store: StoreOption = STORE) -> None:
     shelf = Store(store)
     table = Table("release", "threshold", "rule", "aliases")
     aliases = shelf.aliases()
+    broken = []
     for name in shelf.releases():
-        release = shelf.open(name)
-        facts = release.manifest.facts
-        meant = ", ".join(alias for alias, full in aliases.items() if full == release.id)
-        table.add_row(release.id12, f"{facts.threshold:.6f}", facts.rule, meant)
-    Console().print(table)
+        meant = ", ".join(alias for alias, full in aliases.items() if full.startswith(name))
+        try:
+            facts = shelf.open(name).manifest.facts
+            table.add_row(name, f"{facts.threshold:.6f}", facts.rule, meant)
+        except ReleaseError as error:
+            broken.append(str(error))
+            table.add_row(name, "broken", "", meant)
+    terminal().print(table)
+    if broken:
+        raise ReleaseError("; ".join(broken))
 
 
 @app.command()
@@ -41,20 +47,20 @@ def verify(name: Annotated[str, typer.Argument(help="Id, prefix or alias.")],
            store: StoreOption = STORE) -> None:
     """Check every byte of a release against its manifest."""
     release = Store(store).open(name)
-    Console().print(f"{release.id12}: intact, {len(release.manifest.files)} files.")
+    terminal().print(f"{release.id12}: intact, {len(release.manifest.files)} files.")
 
 
 @app.command()
 def promote(name: Annotated[str, typer.Argument(help="Id or prefix.")],
             alias: AliasOption = ALIAS, store: StoreOption = STORE) -> None:
     """Let an alias mean a release, from the next start of a server on."""
-    Console().print(f"{alias} is now {Store(store).promote(alias, name)[:12]}.")
+    terminal().print(f"{alias} is now {Store(store).promote(alias, name)[:12]}.")
 
 
 @app.command()
 def rollback(alias: AliasOption = ALIAS, store: StoreOption = STORE) -> None:
     """Let an alias mean what it meant before."""
-    Console().print(f"{alias} is now {Store(store).rollback(alias)[:12]}.")
+    terminal().print(f"{alias} is now {Store(store).rollback(alias)[:12]}.")
 
 
 if __name__ == "__main__":

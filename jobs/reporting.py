@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,28 @@ def content(
         provenance=provenance,
         recipe=recipe.resolved(),
     )
+
+
+def outcome(calibration: Mapping[str, Any]) -> str:
+    """The threshold and what it does, in one sentence, from a release's ``calibration.json``."""
+    rates = calibration["operating_points"][REPORT]["overall"]
+    measured = ", ".join(
+        f"{name} {_known(value)}"
+        for name, value in (
+            ("FAR", rates["far"]["value"]),
+            ("FRR", rates["frr"]["value"]),
+            ("precision", rates["precision"]),
+        )
+    )
+    return (
+        f"Threshold {calibration['threshold']:.6f}; on the report classes, mean over customers: "
+        f"{measured}; OPIS {_known(calibration['opis']['raw'])} raw, "
+        f"{_known(calibration['opis']['corrected']['value'])} corrected."
+    )
+
+
+def _known(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def _evaluation(title: str, found: Measurement) -> Evaluation:

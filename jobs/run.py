@@ -13,28 +13,35 @@ import typer
 from rich.console import Console
 
 from jobs.calibrate import calibrate
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.export import export, require_parity
 from jobs.index import index
 from jobs.prepare import prepare
+from jobs.reporting import outcome
 from jobs.sealing import seal_and_promote
 from jobs.train import train
-from jobs.workspace import ALIAS, STORE, tags
+from jobs.workspace import ALIAS, STORE, alone, tags
+from pipeline.canonical import parse_object
 from pipeline.config import Recipe, load_recipe
 from pipeline.release import Release
+from pipeline.store import Store
 
 
 def run(
     recipe: Recipe, store: str, alias: str, console: Console, *, skip_bad_rows: bool = False
 ) -> Release:
     """Train, export, index, calibrate, seal and promote; finished stages are not repeated."""
-    workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
-    for tag in tags(recipe):
-        train(recipe, workspace, tcm=tag == "tcm", console=console)
-        export(recipe, workspace, tag, console)
-    candidate = index(recipe, workspace, console)
-    require_parity(recipe, workspace, calibrate(recipe, workspace, console), console)
-    return seal_and_promote(candidate, recipe, store, alias, console)
+    with alone(recipe.name, console):
+        workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
+        Store(store).require_writable(alias)
+        for tag in tags(recipe):
+            train(recipe, workspace, tcm=tag == "tcm", console=console)
+            export(recipe, workspace, tag, console)
+        candidate = index(recipe, workspace, console)
+        calibration = calibrate(recipe, workspace, console)
+        console.print(outcome(parse_object(calibration.read_bytes())))
+        require_parity(recipe, workspace, calibration, console)
+        return seal_and_promote(candidate, recipe, store, alias, console)
 
 
 def main(
@@ -44,9 +51,10 @@ def main(
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Train, export, index, calibrate, seal and promote a recipe."""
-    console = Console(highlight=False)
+    console = terminal()
     release = run(load_recipe(recipe), store, alias, console, skip_bad_rows=skip_bad_rows)
     console.print(f"Release {release.id12} is {alias} in {store}; serve it with `limen serve`.")
+    console.print(f"Its report: {release.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

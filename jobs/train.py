@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from jobs.command import script
+from jobs.command import script, terminal
 from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, main_tag
+from jobs.workspace import Workspace, alone, main_tag
 from pipeline.collective import ALONE, Collective
 from pipeline.config import Recipe, load_recipe
 from pipeline.data.items import load_items
@@ -167,12 +167,13 @@ def main(
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
 ) -> None:
     """Train the embedding model of a recipe, and the base model where the report compares."""
-    console, resolved = Console(highlight=False), load_recipe(recipe)
-    workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
-    if resolved.report.baseline and main_tag(resolved) != "base":
-        train(resolved, workspace, tcm=False, console=console)
-    path = train(resolved, workspace, tcm=main_tag(resolved) == "tcm", console=console)
-    console.print(f"Model: {path}")
+    console, resolved = terminal(), load_recipe(recipe)
+    with alone(resolved.name, console):
+        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+        if resolved.report.baseline and main_tag(resolved) != "base":
+            train(resolved, workspace, tcm=False, console=console)
+        path = train(resolved, workspace, tcm=main_tag(resolved) == "tcm", console=console)
+        console.print(f"Model: {path}")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 One folder for each pair of (recipe, items): its name carries their digest, so that a changed
 recipe or table never meets stale results. Every file is written whole and renamed into place; a
-job whose output is there has nothing to do, which is all that resuming takes.
+job whose output is there has nothing to do, which is all that resuming takes. Two jobs on one
+recipe take turns (``alone``).
 """
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from pipeline.config import Recipe
 
@@ -48,6 +54,11 @@ class Workspace:
         return self.folder / "rejected.parquet"
 
     @property
+    def undecodable_path(self) -> Path:
+        """Those of them whose image could not be decoded."""
+        return self.folder / "undecodable.parquet"
+
+    @property
     def candidate(self) -> Path:
         """The folder that becomes the release once its manifest is written."""
         return self.folder / "candidate"
@@ -67,6 +78,22 @@ class Workspace:
     def embeddings(self, tag: str) -> Path:
         """(n, d) float32 of the rows of ``items_path`` that are served or measured."""
         return self.folder / f"{tag}.npy"
+
+
+@contextmanager
+def alone(name: str, console: Console) -> Iterator[None]:
+    """Hold the runs called ``name``, waiting for another job on them; a killed one holds nothing.
+
+    Waiting costs nothing: what the other job has made is there when this one goes on.
+    """
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT / f".{name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(f"Another job on {name} is at work; waiting for it to end.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def main_tag(recipe: Recipe) -> str:

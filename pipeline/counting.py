@@ -186,7 +186,7 @@ def _nearest(distances: NDArray[np.float32], rank: NDArray[np.int64]) -> NDArray
     if distances.size == 0:
         return np.zeros(len(distances), np.int64)
     ties = distances == distances.min(axis=1, keepdims=True)
-    return np.where(ties, rank, np.iinfo(np.int64).max).argmin(axis=1)
+    return np.asarray(np.where(ties, rank, np.iinfo(np.int64).max).argmin(axis=1))
 
 
 def _label_codes(

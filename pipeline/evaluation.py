@@ -6,6 +6,7 @@ with it (no index: every pair is proposed).
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.calibration import (
+    NO_PAIRS,
     CalibrationError,
     Choice,
     OperatingPoint,
@@ -24,13 +26,14 @@ from pipeline.calibration import (
 )
 from pipeline.config import CalibrationConfig
 from pipeline.counting import IdentityCounts, Proposals, Queries, count_pairs, recall_at_1
-from pipeline.data.items import Items
+from pipeline.data.items import Items, missing
 from pipeline.distance import Vectors
 from pipeline.gallery import Gallery, build_gallery
 from pipeline.operating import OperatingCounts
 from pipeline.opis import Opis, opis
 
 CALIBRATE, REPORT = "calibrate", "report"
+
 
 @dataclass(frozen=True, slots=True)
 class Population:
@@ -73,6 +76,30 @@ class Measurement:
         """Mean and customers at the threshold, on ``calibrate`` or ``report`` classes."""
         counts = self.calibrate if split == CALIBRATE else self.report
         return operating_points(counts, self.choice.threshold)
+
+
+def require_measurable(items: Items, across: str = "") -> None:
+    """Refuse before a training what the calibration after it would refuse.
+
+    Raises ``CalibrationError`` where there is no column ``across``, and where no customer has a
+    positive and a negative pair among the calibrate classes.
+    """
+    if across:
+        _column(items.metadata, across)
+    counted = items.take(np.flatnonzero((items.split == CALIBRATE) & ~missing(items.label)))
+    rows = list(zip(counted.customer, counted.label, counted.role, strict=True))
+    stored = Counter((customer, label) for customer, label, role in rows if role != "query")
+    sizes = Counter(customer for customer, _, role in rows if role != "query")
+    with_positive, with_negative = set(), set()
+    for customer, label, role in {row for row in rows if row[2] != "gallery"}:
+        seen = {customer, None}
+        same = sum(stored[whose, label] for whose in seen)
+        if same > (role == "both"):  # never an item with itself
+            with_positive.add(customer)
+        if sum(sizes[whose] for whose in seen) > same:
+            with_negative.add(customer)
+    if not with_positive & with_negative:
+        raise CalibrationError(NO_PAIRS)
 
 
 def population(vectors: Vectors, items: Items, across: str = "") -> Population:

@@ -38,6 +38,9 @@ class Shelf(Protocol):
     def fetch(self, id12: str) -> Release:
         """A local, verified copy of a release."""
 
+    def make(self) -> None:
+        """Make the place, unless it is there; ``OSError`` where it cannot be written."""
+
     def publish(self, release: Release) -> None:
         """Keep a copy of a verified release; one that is there already stays as it is."""
 
@@ -55,7 +58,7 @@ class FolderShelf:
     """A folder on a local disk or a network mount."""
 
     def __init__(self, root: Path) -> None:
-        """``root`` is made by the first release added."""
+        """``root`` is made by ``make``."""
         self.root = root
         self.releases = root / "releases"
 
@@ -68,10 +71,14 @@ class FolderShelf:
         """The release where it lies, verified."""
         return open_release(self.releases / id12)
 
+    def make(self) -> None:
+        """Make the folders, unless they are there."""
+        self.releases.mkdir(parents=True, exist_ok=True)
+
     def publish(self, release: Release) -> None:
         """Copy beside the others, verify the copy, then rename."""
         target = self.releases / release.id12
-        self.releases.mkdir(parents=True, exist_ok=True)
+        self.make()
         with _exclusive(self.root / ".add.lock"):
             for leftover in self.releases.glob(".adding-*"):
                 shutil.rmtree(leftover)
@@ -143,6 +150,9 @@ class BucketShelf:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return open_release(target)
+
+    def make(self) -> None:
+        """Nothing to do: object storage has no folders."""
 
     def publish(self, release: Release) -> None:
         """Upload the manifest last; what a killed upload left is overwritten."""

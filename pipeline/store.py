@@ -53,6 +53,22 @@ class Store:
         self._shelf.publish(release)
         return release.id
 
+    def require_writable(self, alias: str) -> None:
+        """Refuse before the work what ``add`` and ``promote`` to ``alias`` would refuse after it.
+
+        Raises ``StoreError`` for a place that cannot be written and a name that is no alias.
+        """
+        try:
+            self._shelf.make()
+            with self._shelf.lock():
+                self._book().promote(alias, "0" * 64)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise StoreError(
+                f"{self.url}: cannot be written: {why}; expected a store of releases: name "
+                "another with --store, or change who may write there"
+            ) from None
+
     def open(self, name: str) -> Release:
         """The verified release that an alias, an id or the beginning of an id means."""
         wanted = self._book().current().get(name, name)
@@ -94,6 +110,8 @@ class Store:
 
     def _folder_of(self, prefix: str) -> str:
         names = self._shelf.names()
+        if not _PREFIX.fullmatch(prefix) and any(name.startswith(prefix) for name in names):
+            raise StoreError(f"{self.url}: {prefix!r} is short; give at least {MIN_PREFIX} digits")
         found = [name for name in names if name.startswith(prefix[:ID_LENGTH])]
         if not _PREFIX.fullmatch(prefix) or not found:
             raise StoreError(

@@ -47,6 +47,11 @@ def test_items_are_found_from_the_recipe_folder(tmp_path):
         ({"calibration": {"range_far": [0.2, 0.1]}}, r"0 < low < high < 1"),
         ({"calibration": {"rule": "best"}}, r"rule: expected 'far_target'"),
         ({"data": {"items": "x", "held_out_values": ["a"]}}, r"held_out_column: expected set"),
+        ({"seed": -1}, r"r.toml: seed: expected 0 or more"),
+        ({"seed": 2**63}, r"r.toml: seed: expected 0 or more"),
+        ({"train": {"weight_decay": float("nan")}}, r"weight_decay: expected 0 or more"),
+        ({"train": {"learning_rate": float("inf")}}, r"learning_rate: expected above 0"),
+        ({"loss": {"tcm": {"negative_weight": float("nan")}}}, r"positive_weight: expected finite"),
         ({"name": "a b"}, r"r.toml: name: expected letters"),
     ],
 )
@@ -59,6 +64,8 @@ def test_a_bad_recipe_gets_one_line(change, message):
 def test_a_missing_and_a_broken_file_get_one_line(tmp_path):
     with pytest.raises(RecipeError, match="no such recipe"):
         load_recipe(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match=r"Is a directory; expected a TOML file"):
+        load_recipe(tmp_path)
     (tmp_path / "broken.toml").write_text("name = ")
     with pytest.raises(RecipeError, match="not valid TOML"):
         load_recipe(tmp_path / "broken.toml")

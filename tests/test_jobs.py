@@ -179,6 +179,11 @@ def test_reindexing_keeps_encoder_and_threshold_and_promotes(world, tmp_path):
     trained = {gallery.label[i] for i in np.flatnonzero(gallery.split == "train")}
     old_gallery = open_gallery(old.folder)
     assert not trained & set(old_gallery.label)
+    again = limen(tmp_path, "reindex", "production", "more.parquet")
+    assert again.returncode == 0, again.stderr
+    assert Store(str(tmp_path / "store")).open("production").id == new.id
+    assert new.calibration["carried_over"]["release"] == old.id
+    assert new.manifest.facts.guarantee.endswith(old.manifest.facts.guarantee)
     assert limen(tmp_path, "releases", "rollback").returncode == 0
     assert Store(str(tmp_path / "store")).open("production").id == old.id
 
@@ -201,6 +206,30 @@ def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, refused, tm
     assert Store(str(tmp_path / "store")).open("production").id == before
 
 
+def test_reindexing_takes_an_alias_and_items_that_the_encoder_takes(world, refused, tmp_path):
+    folder, _ = world
+    shutil.copytree(folder / "store", tmp_path / "store")
+    release = Store(str(tmp_path / "store")).open("production")
+    shutil.copy(folder / "items.parquet", tmp_path)
+    line = refused(tmp_path, "reindex", release.id[:6], "items.parquet")
+    assert f"no alias '{release.id[:6]}'; aliases: production" in line
+    rows = pq.read_table(folder / "items.parquet").to_pylist()
+    rows = [{**row, "vector": row["vector"][:20]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "short.parquet")
+    line = refused(tmp_path, "reindex", "production", "short.parquet")
+    assert "short.parquet: the items hold vectors of 20 numbers, the release's encoder" in line
+
+
+def test_a_broken_release_hides_none_of_the_others(world, refused, capsys, tmp_path):
+    folder, _ = world
+    shutil.copytree(folder / "store", tmp_path / "store")
+    (report,) = (tmp_path / "store").rglob("report.html")
+    other = report.parent.with_name("0" * 12)
+    shutil.copytree(report.parent, other)
+    assert f"the folder says {other.name}" in refused(tmp_path, "releases", "list")
+    assert limen(tmp_path, "releases", "list").stdout.count("0.") >= 1
+
+
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
@@ -210,8 +239,10 @@ def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, refused, tm
         (lambda rows: rows[3].update(item_id=rows[2]["item_id"]), "row 3.*item_id"),
         (lambda rows: [row.update(label=None) for row in rows], "of 0 classes"),
         (lambda rows: rows[3].update(role="other"), "row 3.*role.*'other'"),
+        (lambda rows: rows[3].update(customer="_shared"), "row 3.*customer.*another name"),
+        (lambda rows: [row.update(text="x") or row.pop("vector") for row in rows], "hold text"),
     ],
-    ids=["nan", "zero", "dimension", "duplicate", "no labels", "role"],
+    ids=["nan", "zero", "dimension", "duplicate", "no labels", "role", "our name", "text"],
 )
 def test_bad_items_get_one_line_and_leave_nothing(world, refused, tmp_path, spoil, line):
     folder, _ = world

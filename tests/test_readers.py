@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 
 import numpy as np
@@ -269,6 +270,13 @@ def test_a_file_that_does_not_belong_into_a_folder_is_named(name, reason, tmp_pa
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(png("red"))
     with pytest.raises(ItemsError, match=reason):
+        read_items(tmp_path)
+
+
+def test_a_file_whose_name_is_no_text_is_named(tmp_path):
+    (tmp_path / "label").mkdir()
+    (tmp_path / "label" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(ItemsError, match=r"'label/.+udcff.png': the name is not UTF-8"):
         read_items(tmp_path)
 
 

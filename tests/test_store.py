@@ -74,8 +74,25 @@ def test_a_release_is_called_by_alias_by_id_or_by_the_beginning_of_its_id(store,
     for name in ("production", release, release[:12], release[:20], release[:4]):
         assert store.open(name).id == release
     for name in (release[:3], release[:11] + "g", release[:20] + "0" * 44, other + "0", "../x", ""):
-        with pytest.raises(StoreError, match=r"no alias or release|is not the"):
+        with pytest.raises(StoreError, match=r"no alias or release|is not the|is short"):
             store.path(name)
+
+
+def test_too_short_a_beginning_says_how_many_digits_it_takes(store, folders):
+    release = store.add(folders[0])
+    with pytest.raises(StoreError, match="give at least 4 digits"):
+        store.open(release[:3])
+
+
+def test_what_promoting_would_refuse_is_refused_before_the_work(store, tmp_path):
+    store.require_writable("production")
+    assert store.releases() == ()
+    assert store.aliases() == {}
+    with pytest.raises(StoreError, match="alias 'a b': expected at most"):
+        store.require_writable("a b")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="file: cannot be written: Not a directory"):
+        Store(str(tmp_path / "file")).require_writable("production")
 
 
 def test_an_ambiguous_beginning_names_the_candidates(tmp_path):

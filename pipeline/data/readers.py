@@ -6,7 +6,7 @@ aside with the reason. Nothing is dropped silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +78,18 @@ def set_aside(rejected: Path, table: pa.Table, faults: Faults, *, numbered: bool
     numbers = pa.array(rows if numbered else [None] * len(rows), pa.int64())
     for name, values in zip(_WHY, (numbers, pa.array(columns), pa.array(reasons)), strict=True):
         bad = bad.append_column(name, values)
-    if rejected.exists():
-        bad = pa.concat_tables([pq.read_table(rejected), bad], promote_options="permissive")
+    earlier = [pq.read_table(rejected)] if rejected.exists() else []
+    _write_rejected([*earlier, bad], rejected)
+
+
+def join_rejected(paths: Sequence[Path], rejected: Path) -> None:
+    """Write the rows of all files in ``paths``, each made by ``set_aside``, to ``rejected``."""
+    _write_rejected([pq.read_table(path) for path in paths], rejected)
+
+
+def _write_rejected(tables: list[pa.Table], rejected: Path) -> None:
     partial = partial_of(rejected)
-    pq.write_table(bad, partial)
+    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), partial)
     sync(partial)
     partial.replace(rejected)
 
@@ -136,6 +144,8 @@ def _read_folder(folder: Path) -> pa.Table:
         if file.is_dir() or any(part.startswith(".") for part in parts):
             continue
         name = "/".join(parts)
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ItemsError(f"{name!a}: the name is not UTF-8; rename it")
         if file.suffix.lower() not in IMAGE_SUFFIXES:
             raise ItemsError(f"{name}: expected only images ({', '.join(IMAGE_SUFFIXES)})")
         if len(parts) > 3:
