@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -104,9 +105,8 @@ def _train(
     drain = threading.Thread(target=_drain, args=(queue, show), daemon=True)
     drain.start()
     try:
-        trainer.fit()
-    except SystemExit:
-        raise KeyboardInterrupt from None  # Ray takes the interrupt, and would call it a success
+        with _interrupt_kept():
+            trainer.fit()
     except WorkerGroupError as error:
         raise _cause(error.worker_failures.values(), error) from None
     finally:
@@ -115,6 +115,21 @@ def _train(
         queue.shutdown()
         # Ray's own account of the run; ours is the checkpoint and the model.
         shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+@contextmanager
+def _interrupt_kept() -> Iterator[None]:
+    """Ray Train takes the interrupt over, ends the process with success, and never gives it back.
+
+    An interrupt inside is a ``KeyboardInterrupt`` as everywhere else, and so is a later one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cause(failures: Iterable[Exception], otherwise: Exception) -> BaseException:

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from jobs import cli
-from jobs.cluster import _cause
+from jobs.cluster import _cause, _interrupt_kept
 from jobs.command import run_verb
 from jobs.prepare import prepare
 from jobs.workspace import alone
@@ -189,6 +189,19 @@ def test_rows_set_aside_stay_set_aside_and_are_never_dropped_silently(
     pq.write_table(pa.Table.from_pylist(rows[:5] + rows[6:]), tmp_path / "items.parquet")
     with pytest.raises(ItemsError, match=r"2 images cannot be decoded, see .*--skip-bad-rows"):
         prepare(recipe, console)
+
+
+def test_an_interrupt_that_ray_took_over_is_one_again_and_is_given_back():
+    before = signal.getsignal(signal.SIGINT)
+
+    @_interrupt_kept()
+    def trained_by_ray() -> None:
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained_by_ray()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.ray
