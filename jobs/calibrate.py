@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
-from jobs.command import script, terminal
+from jobs.command import script
 from jobs.index import people
-from jobs.prepare import prepare
 from jobs.reporting import content
-from jobs.workspace import Workspace, WorkspaceError, alone, main_tag, tags
+from jobs.stage import RecipeArgument, SkipOption, staged
+from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
 from pipeline.canonical import canonical_json
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe
 from pipeline.data.items import load_items
 from pipeline.durable import write_durably
 from pipeline.evaluation import Measurement, measure
@@ -82,14 +80,9 @@ def write_measured(
     return candidate / "calibration.json"
 
 
-def main(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
-    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
-) -> None:
+def main(recipe: RecipeArgument, skip_bad_rows: SkipOption = False) -> None:
     """Choose the one threshold through the served path."""
-    console, resolved = terminal(), load_recipe(recipe)
-    with alone(resolved.name, console):
-        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+    with staged(recipe, skip_bad_rows) as (resolved, workspace, console):
         console.print(f"Calibration: {calibrate(resolved, workspace, console)}")
 
 

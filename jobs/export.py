@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from jobs.command import script, terminal
-from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, WorkspaceError, alone, main_tag, tags
+from jobs.command import script
+from jobs.prepare import inputs_of
+from jobs.stage import RecipeArgument, SkipOption, staged
+from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
 from pipeline.calibration import choose, fine_grid
 from pipeline.canonical import parse_object
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe
 from pipeline.counting import count_pairs
 from pipeline.data.items import Items, load_items
 from pipeline.distance import Vectors
@@ -119,14 +118,9 @@ def _sentence(parity: Parity) -> str:
     )
 
 
-def main(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
-    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
-) -> None:
+def main(recipe: RecipeArgument, skip_bad_rows: SkipOption = False) -> None:
     """Export the recipe's models to ONNX; refused unless decisions agree."""
-    console, resolved = terminal(), load_recipe(recipe)
-    with alone(resolved.name, console):
-        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+    with staged(recipe, skip_bad_rows) as (resolved, workspace, console):
         for tag in tags(resolved):
             console.print(f"Model: {export(resolved, workspace, tag, console)}")
 

@@ -11,18 +11,17 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from jobs.command import script, terminal
+from jobs.command import script
 from jobs.embedding import embed
-from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, WorkspaceError, alone, main_tag
-from pipeline.config import Recipe, load_recipe
+from jobs.prepare import inputs_of
+from jobs.stage import RecipeArgument, SkipOption, staged
+from jobs.workspace import Workspace, WorkspaceError, main_tag
+from pipeline.config import Recipe
 from pipeline.data.items import load_items
 from pipeline.evaluation import Population, population
 from pipeline.gallery import Gallery
@@ -82,14 +81,9 @@ def label_hash(label: str) -> int:
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "big")
 
 
-def main(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
-    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
-) -> None:
+def main(recipe: RecipeArgument, skip_bad_rows: SkipOption = False) -> None:
     """Embed the served items and build their gallery and index."""
-    console, resolved = terminal(), load_recipe(recipe)
-    with alone(resolved.name, console):
-        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
+    with staged(recipe, skip_bad_rows) as (resolved, workspace, console):
         console.print(f"Candidate: {index(resolved, workspace, console)}")
 
 

@@ -6,7 +6,6 @@ Cluster:     ``ray job submit -- python -m jobs.run jobs/recipes/emoji.toml``
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from jobs.index import index
 from jobs.prepare import prepare
 from jobs.reporting import outcome
 from jobs.sealing import seal_and_promote
+from jobs.stage import RecipeArgument, SkipOption
 from jobs.train import train
 from jobs.workspace import ALIAS, STORE, alone, tags
 from pipeline.canonical import parse_object
@@ -45,10 +45,10 @@ def run(
 
 
 def main(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
+    recipe: RecipeArgument,
     store: Annotated[str, typer.Option(help="Folder or URL that releases go to.")] = STORE,
     alias: Annotated[str, typer.Option(help="Alias to promote the release to.")] = ALIAS,
-    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
+    skip_bad_rows: SkipOption = False,
 ) -> None:
     """Train, export, index, calibrate, seal and promote a recipe."""
     console = terminal()

@@ -13,21 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from jobs.command import script, terminal
-from jobs.prepare import inputs_of, prepare
-from jobs.workspace import Workspace, alone, main_tag
+from jobs.command import script
+from jobs.prepare import inputs_of
+from jobs.stage import RecipeArgument, SkipOption, staged
+from jobs.workspace import Workspace, tags
 from pipeline.collective import ALONE, Collective
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe
 from pipeline.data.items import load_items
 from pipeline.durable import write_durably
 from pipeline.models.registry import build_model, load_model, save_model
@@ -162,18 +161,12 @@ def _bar(console: Console, steps: int) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def main(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, TOML.")],
-    skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
-) -> None:
+def main(recipe: RecipeArgument, skip_bad_rows: SkipOption = False) -> None:
     """Train the embedding model of a recipe, and the base model where the report compares."""
-    console, resolved = terminal(), load_recipe(recipe)
-    with alone(resolved.name, console):
-        workspace = prepare(resolved, console, skip_bad_rows=skip_bad_rows)
-        if resolved.report.baseline and main_tag(resolved) != "base":
-            train(resolved, workspace, tcm=False, console=console)
-        path = train(resolved, workspace, tcm=main_tag(resolved) == "tcm", console=console)
-        console.print(f"Model: {path}")
+    with staged(recipe, skip_bad_rows) as (resolved, workspace, console):
+        for tag in tags(resolved):
+            path = train(resolved, workspace, tcm=tag == "tcm", console=console)
+            console.print(f"Model: {path}")
 
 
 if __name__ == "__main__":
