@@ -49,15 +49,6 @@ def require_free_port(host: str, port: int) -> None:
         ) from None
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing uses at this moment, all different."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def free_block(length: int) -> int:
     """First of ``length`` consecutive ports that nothing uses at this moment, drawn at random.
 
@@ -111,7 +102,8 @@ def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
         variables[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + _REPLICA_PORTS - 1)
     variables.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     if haproxy:
-        stats, metrics, fallback_http, fallback_grpc = free_ports(4)
+        # Not ports that the system hands out: Ray's own processes would take them meanwhile.
+        stats, metrics, fallback_http, fallback_grpc = range(first := free_block(4), first + 4)
         variables.update({
             # Where HAProxy sends requests until the first replica is up: on the default port
             # that is the proxy of whichever server on this machine came first.

@@ -14,7 +14,7 @@ import pytest
 from jobs.demo import story
 from jobs.demo.client import DemoError
 from jobs.demo.story import DRIFTED, RECIPE
-from serving.launch import free_ports
+from serving.launch import free_block
 from tests.promtool import assert_drift_alert
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def test_the_alert_fires_for_the_customer_that_drifted_in_a_full_demo_and_for_no
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """The demo on a briefly trained model, its server left running; stopped as it says."""
-    folder, port = tmp_path_factory.mktemp("demo"), free_ports(1)[0]
+    folder, port = tmp_path_factory.mktemp("demo"), free_block(1)
     recipe = (ROOT / RECIPE).read_text().replace("../datasets", str(ROOT / "jobs/datasets"))
     recipe = re.sub(r"^steps = \d+", "steps = 120", recipe, flags=re.M)
     (folder / "short.toml").write_text(re.sub(r"baseline = true", "baseline = false", recipe))

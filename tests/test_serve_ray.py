@@ -16,7 +16,7 @@ import pytest
 from pipeline.distance import deciding
 from serving.access import SCOPES, add_key
 from serving.guard import processes_of
-from serving.launch import free_ports
+from serving.launch import free_block
 from serving.schema import MAX_BODY_BYTES
 from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
 
@@ -32,7 +32,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.world = make_world(folder / "candidate")
-        self.port = free_ports(1)[0]
+        self.port = free_block(1)
         self.url = f"http://127.0.0.1:{self.port}"
         keys = folder / "keys.json"
         self.key = add_key(keys, CUSTOMERS[0], SCOPES)

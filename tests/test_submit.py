@@ -31,11 +31,18 @@ def test_a_submitted_run_seals_and_promotes(address, tmp_path):
 
     write_recipe(tmp_path, steps=10, baseline=False)
     client = JobSubmissionClient(address)
-    job = client.submit_job(
-        entrypoint=f"cd {tmp_path} && {sys.executable} -m jobs.run tiny.toml",
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-    )
     deadline = time.monotonic() + 180
+    while True:
+        try:
+            job = client.submit_job(
+                entrypoint=f"cd {tmp_path} && {sys.executable} -m jobs.run tiny.toml",
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+            )
+            break
+        except RuntimeError as error:  # the agent that starts jobs may come up after Ray itself
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
     while not (status := client.get_job_status(job)).is_terminal():
         assert time.monotonic() < deadline
         time.sleep(0.5)
