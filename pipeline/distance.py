@@ -1,8 +1,8 @@
 """The one distance of this project.
 
 Cosine distance, ``1 - cos(a, b)``: 0 for the same direction, 1 for orthogonal, 2 for
-opposite. Smaller is closer, everywhere. FAISS and ONNX speak inner products; only this
-module turns those into distances, and only this module decides what a threshold accepts.
+opposite. Smaller is closer, everywhere. FAISS speaks inner products, and those only propose;
+only this module computes the distance that decides, and says what a threshold accepts.
 
 The *deciding* distance of a pair is a pure function of its two float32 vectors: products of
 float32 coordinates are exact in float64, they are summed in index order, and ``1 - sum`` is
@@ -29,16 +29,6 @@ _BLOCK = 512  # gallery rows held transposed at a time: fits the first-level cac
 def accepts(distances: Distances, threshold: np.float32) -> NDArray[np.bool_]:
     """Whether each distance is a match. The boundary belongs to the match side."""
     return np.asarray(distances <= np.float32(threshold))
-
-
-def from_inner_product(products: NDArray[np.floating]) -> Distances:
-    """Distances proposed by an inner-product index; same shape. Never used to decide."""
-    return (1.0 - products.astype(np.float64)).astype(np.float32)
-
-
-def to_inner_product(distance: float) -> float:
-    """The inner product at which two unit vectors are ``distance`` apart."""
-    return 1.0 - float(distance)
 
 
 def to_euclidean(distances: NDArray[np.floating]) -> NDArray[np.float64]:
