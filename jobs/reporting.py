@@ -9,11 +9,12 @@ import numpy as np
 
 from jobs.workspace import main_tag
 from pipeline.config import Recipe
+from pipeline.curves import BucketCurves
 from pipeline.evaluation import REPORT, Measurement
 from pipeline.findings import change_in_opis
 from pipeline.intervals import UNKNOWN
-from pipeline.opis import BucketCurves, inconsistency
 from pipeline.report import Evaluation, ReportContent
+from pipeline.shift import inconsistency
 
 _TITLES = {"base": "base loss", "tcm": "base loss + TCM"}
 

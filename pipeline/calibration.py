@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import CalibrationConfig
 from pipeline.counting import IdentityCounts
 from pipeline.distance import from_euclidean, to_euclidean
 from pipeline.intervals import Interval, mean_of
 from pipeline.operating import NEGATIVE, POSITIVE, Grid, utility
+from pipeline.rules import CalibrationConfig
 
 CURVE_POINTS = 101
 """Thresholds in the calibration range, ends included."""

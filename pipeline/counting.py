@@ -8,14 +8,13 @@ is the sum by bucket (docs/methods.md section 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import distance
-from pipeline.distance import Vectors
 from pipeline.gallery import Gallery
 from pipeline.intervals import Interval, clustered_rate
 from pipeline.operating import (
@@ -26,34 +25,13 @@ from pipeline.operating import (
     OperatingCounts,
     bucket_of,
 )
+from pipeline.visibility import Queries, blocks, label_codes, own_rows
 
 SHARED = "_shared"
 """Group of the queries that belong to no customer and see the shared items alone."""
 
-_BLOCK = 256  # queries whose distances to all visible items are held at a time
-
 Proposals = Callable[[str | None, NDArray[np.float32]], NDArray[np.int64]]
 """Gallery rows that the served path reaches for (customer, query (d,)): ``Index.reach``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """Queries with what is known of them; all arrays of length n."""
-
-    vectors: Vectors
-    item_id: NDArray[np.object_]
-    label: NDArray[np.object_]
-    customer: NDArray[np.object_]
-
-    def __len__(self) -> int:
-        """Number of queries."""
-        return len(self.item_id)
-
-    def take(self, rows: NDArray[np.generic]) -> Queries:
-        """The queries at ``rows`` (indices or a mask)."""
-        return Queries(
-            self.vectors[rows], self.item_id[rows], self.label[rows], self.customer[rows]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +86,10 @@ def count_pairs(
     keys = sorted(set(zip(names, identities, strict=True)))
     row = {key: i for i, key in enumerate(keys)}
     index = np.fromiter((row[key] for key in zip(names, identities, strict=True)), np.int64)
-    codes, stored = _label_codes(queries.label, gallery.label)
-    own = _own_rows(queries, gallery)
+    codes, stored = label_codes(queries.label, gallery.label)
+    own = own_rows(queries, gallery)
     pairs = np.zeros((len(keys), 2, grid.bins))
-    for block, rows in _blocks(queries, gallery):
+    for block, rows in blocks(queries, gallery):
         rows = rows[counted[rows] & (stored[rows] >= 0)]
         bins = grid.bin_of(distance.deciding(queries.vectors[block], gallery.vectors[rows]))
         if proposals is not None:
@@ -124,80 +102,10 @@ def count_pairs(
     return IdentityCounts(grid, groups, np.asarray([key[1] for key in keys], np.object_), pairs)
 
 
-def _blocks(
-    queries: Queries, gallery: Gallery
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Queries of one customer, a block at a time, with the gallery rows that they may see."""
-    for customer in sorted(set(queries.customer.tolist()), key=str):
-        segments = gallery.visible(customer)
-        rows = np.concatenate([np.arange(s.start, s.stop) for s in segments] or [np.empty(0, int)])
-        mine = np.flatnonzero(queries.customer == customer)
-        for start in range(0, mine.size, _BLOCK):
-            yield mine[start : start + _BLOCK], rows
-
-
 def _proposed(
     proposals: Proposals, queries: Queries, block: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """(b, r) whether the served path finds each pair."""
     return np.stack(
         [np.isin(rows, proposals(queries.customer[i], queries.vectors[i])) for i in block]
-    )
-
-
-def _own_rows(queries: Queries, gallery: Gallery) -> NDArray[np.int64]:
-    """(n,) gallery row of each query's own item, -1 where it is not in the gallery."""
-    row = {key: i for i, key in enumerate(zip(gallery.customer, gallery.item_id, strict=True))}
-    keys = zip(queries.customer, queries.item_id, strict=True)
-    return np.fromiter((row.get(key, -1) for key in keys), np.int64)
-
-
-def recall_at_1(
-    queries: Queries,
-    gallery: Gallery,
-    counted: NDArray[np.bool_],
-    apart: tuple[NDArray[np.object_], NDArray[np.object_]] | None = None,
-) -> tuple[float, int]:
-    """Share of queries whose nearest item has their label, and the number of such queries.
-
-    Only queries with a positive to find count. ``apart``: a value of each query and of each
-    gallery row (the vendor, say); a pair with equal values is left out.
-    """
-    codes, stored = _label_codes(queries.label, gallery.label)
-    own = _own_rows(queries, gallery)
-    right = total = 0
-    for block, rows in _blocks(queries, gallery):
-        rows = rows[counted[rows] & (stored[rows] >= 0)]
-        distances = distance.deciding(queries.vectors[block], gallery.vectors[rows])
-        left_out = own[block][:, None] == rows[None, :]
-        if apart is not None:
-            left_out |= apart[0][block][:, None] == apart[1][rows][None, :]
-        positive = (codes[block][:, None] == stored[rows][None, :]) & ~left_out
-        asked = positive.any(axis=1)
-        distances[left_out] = np.inf
-        nearest = _nearest(distances[asked], gallery.rank[rows])
-        right += int(positive[asked][np.arange(nearest.size), nearest].sum())
-        total += nearest.size
-    return (right / total if total else float("nan")), total
-
-
-def _nearest(distances: NDArray[np.float32], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) column of each row's nearest item; of equally near ones the first id, as served."""
-    if distances.size == 0:
-        return np.zeros(len(distances), np.int64)
-    ties = distances == distances.min(axis=1, keepdims=True)
-    return np.asarray(np.where(ties, rank, np.iinfo(np.int64).max).argmin(axis=1))
-
-
-def _label_codes(
-    first: NDArray[np.object_], second: NDArray[np.object_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Integer codes of two label arrays, equal where the labels are; -1 where there is none."""
-    code = {
-        label: i
-        for i, label in enumerate(sorted({*first.tolist(), *second.tolist()} - {None}))
-    }
-    return (
-        np.fromiter((code.get(label, -1) for label in first), np.int64),
-        np.fromiter((code.get(label, -1) for label in second), np.int64),
     )

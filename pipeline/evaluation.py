@@ -24,13 +24,15 @@ from pipeline.calibration import (
     operating_grid,
     operating_points,
 )
-from pipeline.config import CalibrationConfig
-from pipeline.counting import IdentityCounts, Proposals, Queries, count_pairs, recall_at_1
+from pipeline.counting import IdentityCounts, Proposals, count_pairs
 from pipeline.data.items import Items, missing
 from pipeline.distance import Vectors
 from pipeline.gallery import Gallery, build_gallery
 from pipeline.operating import OperatingCounts
-from pipeline.opis import Opis, opis
+from pipeline.opis import Opis, opis_of
+from pipeline.retrieval import recall_at_1
+from pipeline.rules import CalibrationConfig
+from pipeline.visibility import Queries
 
 CALIBRATE, REPORT = "calibrate", "report"
 
@@ -158,7 +160,7 @@ def measure_at(
         calibrate=count(CALIBRATE),
         report=report,
         baseline=count(CALIBRATE, REPORT).operating(),
-        opis=opis(report.operating(), thresholds),
+        opis=opis_of(report.operating(), thresholds),
         recall=recall_at_1(queries, people.gallery, counted),
         recall_across=across,
     )

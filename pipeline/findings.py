@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 
 from pipeline.calibration import CURVE_POINTS, OperatingPoint
-from pipeline.config import CalibrationConfig
 from pipeline.evaluation import CALIBRATE, REPORT, Measurement
 from pipeline.intervals import Interval
 from pipeline.opis import opis_difference
+from pipeline.rules import CalibrationConfig
 
 Document = dict[str, object]
 

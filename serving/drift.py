@@ -17,21 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.curves import BucketCurves, Thresholds
 from pipeline.decisions import Volume
 from pipeline.intervals import UNKNOWN, Interval, jackknife_variance, sequence_tail, student
 from pipeline.live import within_horizon
 from pipeline.operating import Curve, OperatingCounts
-from pipeline.opis import (
-    MIN_BUCKETS,
-    BucketCurves,
-    Opis,
-    Thresholds,
-    curve_shift,
-    inconsistency,
-    opis,
-    reference_curve,
-    utility_change,
-)
+from pipeline.opis import MIN_BUCKETS, Opis, opis_of
+from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
 
 MIN_REVIEWED = 8
 """Least reviewed queries for a customer's gauges to appear."""
@@ -137,7 +129,7 @@ class Drift:
         """OPIS over the customers with enough evidence."""
         if len(reviewed) < 2:
             return None
-        return opis(live, self._thresholds, tail=sequence_tail(min(reviewed)))
+        return opis_of(live, self._thresholds, tail=sequence_tail(min(reviewed)))
 
     def _of(
         self, name: str, now: OperatingCounts, then: OperatingCounts, reviewed: int

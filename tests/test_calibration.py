@@ -15,10 +15,10 @@ from pipeline.calibration import (
     operating_grid,
     operating_points,
 )
-from pipeline.config import CalibrationConfig
 from pipeline.counting import IdentityCounts
 from pipeline.intervals import wilson
 from pipeline.operating import Grid
+from pipeline.rules import CalibrationConfig
 
 GRID = fine_grid()
 

@@ -6,10 +6,12 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from pipeline import distance
-from pipeline.counting import SHARED, Queries, count_pairs, recall_at_1
+from pipeline.counting import SHARED, count_pairs
 from pipeline.data.items import Items
 from pipeline.evaluation import population
 from pipeline.operating import Grid, bucket_of
+from pipeline.retrieval import recall_at_1
+from pipeline.visibility import Queries
 
 ROLES = ("both", "both", "query", "gallery")
 

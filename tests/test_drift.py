@@ -16,7 +16,8 @@ from pipeline.decisions import Volume
 from pipeline.intervals import sequence_tail
 from pipeline.live import live_counts, within_horizon
 from pipeline.operating import OperatingCounts
-from pipeline.opis import curve_shift, inconsistency, opis, reference_curve, utility_change
+from pipeline.opis import opis_of
+from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
 from serving import drift
 from serving.drift import MIN_REVIEWED, OTHER, Drift
 from tests.live_world import CUSTOMERS, calibrated, queries, review
@@ -121,7 +122,7 @@ def test_opis_is_that_of_all_customers_with_enough_evidence():
         q for q in reviewed if q.customer == CUSTOMERS[0]
     ][:3]
     now = within_horizon(live_counts(few, WORLD.grid)).select(CUSTOMERS[1:])
-    assert watch(few).opis == opis(now, WORLD.thresholds, tail=sequence_tail(12))
+    assert watch(few).opis == opis_of(now, WORLD.thresholds, tail=sequence_tail(12))
     assert watch([q for q in reviewed if q.customer == CUSTOMERS[0]]).opis is None
     assert watch([]).opis is None
 

@@ -20,7 +20,7 @@ from pipeline import distance
 from pipeline.calibration import curve_thresholds
 from pipeline.encoder import Encoder
 from pipeline.gallery import open_gallery
-from pipeline.opis import opis
+from pipeline.opis import opis_of
 from pipeline.store import Store
 from tests.tiny_run import write_items, write_recipe
 
@@ -133,7 +133,7 @@ def test_the_recorded_opis_is_read_off_the_recorded_counts(world):
     thresholds = distance.from_euclidean(chords).astype(np.float32)
     thresholds[[0, -1]] = reach["low"], reach["high"]
     assert curve_thresholds.__doc__
-    assert_allclose(found["opis"]["raw"], opis(release.counts()["report"], thresholds).raw)
+    assert_allclose(found["opis"]["raw"], opis_of(release.counts()["report"], thresholds).raw)
     assert found["base"]["opis"]["corrected"]["value"] is not None
     assert found["opis_minus_base"]["lower"] <= found["opis_minus_base"]["upper"]
 

@@ -23,11 +23,12 @@ from jobs.command import run_verb
 from jobs.prepare import prepare
 from jobs.workspace import alone
 from pipeline.calibration import CalibrationError, choose, fine_grid
-from pipeline.config import CalibrationConfig, load_recipe
+from pipeline.config import load_recipe
 from pipeline.counting import count_pairs
 from pipeline.data.items import CLASS_SPLITS, RESERVED_CUSTOMERS, Items, ItemsError
 from pipeline.distance import unit
 from pipeline.evaluation import CALIBRATE, population, require_measurable
+from pipeline.rules import CalibrationConfig
 from pipeline.training import TrainingError
 from tests.tiny_run import write_recipe
 

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline import opis as module
+from pipeline import curves as module
 from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.opis import (
-    curve_shift,
-    inconsistency,
-    opis,
-    opis_difference,
-    reference_curve,
-    utility_change,
-)
+from pipeline.opis import opis_difference, opis_of
+from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
 
 THRESHOLDS = np.linspace(0.2, 0.8, 25).astype(np.float32)
 GRID = Grid(THRESHOLDS)
@@ -51,7 +45,7 @@ def test_raw_opis_follows_the_formula():
     counts = world(np.random.default_rng(0), [0.0, 0.1, -0.05])
     curves = slow_curves(counts, slice(None))
     expected = np.mean([(u - curves.mean(axis=0)) ** 2 for u in curves])
-    assert_allclose(opis(counts, THRESHOLDS).raw, expected, rtol=1e-12)
+    assert_allclose(opis_of(counts, THRESHOLDS).raw, expected, rtol=1e-12)
 
 
 def test_corrected_opis_is_the_mean_product_of_halves():
@@ -60,7 +54,7 @@ def test_corrected_opis_is_the_mean_product_of_halves():
     for half in module.HALVES:
         a, b = slow_curves(counts, half), slow_curves(counts, ~half)
         products.append((a - a.mean(axis=0)) * (b - b.mean(axis=0)))
-    assert_allclose(opis(counts, THRESHOLDS).corrected.value, np.mean(products), rtol=1e-10)
+    assert_allclose(opis_of(counts, THRESHOLDS).corrected.value, np.mean(products), rtol=1e-10)
 
 
 def test_a_split_that_knows_one_group_alone_says_nothing_about_gaps():
@@ -75,7 +69,7 @@ def test_a_split_that_knows_one_group_alone_says_nothing_about_gaps():
         if np.isfinite([a, b]).all():
             products.append((a - a.mean(axis=0)) * (b - b.mean(axis=0)))
     assert 0 < len(products) < len(module.HALVES)
-    assert_allclose(opis(counts, THRESHOLDS).corrected.value, np.mean(products), rtol=1e-10)
+    assert_allclose(opis_of(counts, THRESHOLDS).corrected.value, np.mean(products), rtol=1e-10)
 
 
 def test_every_split_halves_the_buckets_differently():
@@ -85,7 +79,7 @@ def test_every_split_halves_the_buckets_differently():
 
 def test_without_a_difference_raw_is_inflated_and_corrected_is_zero_in_mean():
     rng = np.random.default_rng(2)
-    results = [opis(world(rng, [0.0] * 6), THRESHOLDS) for _ in range(60)]
+    results = [opis_of(world(rng, [0.0] * 6), THRESHOLDS) for _ in range(60)]
     corrected = np.asarray([r.corrected.value for r in results])
     standard_error = corrected.std(ddof=1) / np.sqrt(corrected.size)
     assert abs(corrected.mean()) < 4 * standard_error
@@ -95,10 +89,10 @@ def test_without_a_difference_raw_is_inflated_and_corrected_is_zero_in_mean():
 def test_with_a_difference_the_interval_covers_the_truth():
     rng = np.random.default_rng(3)
     shifts = [0.0, 0.12, -0.06, 0.05, 0.0, 0.1]
-    truth = opis(world(rng, shifts, identities=20_000), THRESHOLDS).raw
+    truth = opis_of(world(rng, shifts, identities=20_000), THRESHOLDS).raw
     covered = [
         r.lower <= truth <= r.upper
-        for r in (opis(world(rng, shifts), THRESHOLDS).corrected for _ in range(80))
+        for r in (opis_of(world(rng, shifts), THRESHOLDS).corrected for _ in range(80))
     ]
     assert np.mean(covered) >= 0.85
 
@@ -107,18 +101,18 @@ def test_the_paired_difference_is_the_difference():
     rng = np.random.default_rng(4)
     one, two = world(rng, [0.0, 0.15, -0.1]), world(rng, [0.0, 0.02, 0.0])
     difference = opis_difference(one, two, (THRESHOLDS, THRESHOLDS))
-    expected = opis(one, THRESHOLDS).corrected.value - opis(two, THRESHOLDS).corrected.value
+    expected = opis_of(one, THRESHOLDS).corrected.value - opis_of(two, THRESHOLDS).corrected.value
     assert_allclose(difference.value, expected, rtol=1e-12)
     assert opis_difference(one, one, (THRESHOLDS, THRESHOLDS)).lower == 0
 
 
 def test_one_group_has_no_opis_and_a_group_without_positives_is_dropped_and_counted():
     counts = world(np.random.default_rng(5), [0.0, 0.1, 0.2])
-    assert np.isnan(opis(counts.select(["c0"]), THRESHOLDS).raw)
+    assert np.isnan(opis_of(counts.select(["c0"]), THRESHOLDS).raw)
     pairs = counts.pairs.copy()
     pairs[2, :, 1] = 0
-    dropped = opis(OperatingCounts(GRID, counts.groups, pairs), THRESHOLDS)
-    kept = opis(counts.select(["c0", "c1"]), THRESHOLDS)
+    dropped = opis_of(OperatingCounts(GRID, counts.groups, pairs), THRESHOLDS)
+    kept = opis_of(counts.select(["c0", "c1"]), THRESHOLDS)
     assert (dropped.groups_raw, dropped.groups_corrected) == (2, 2)
     assert_allclose(dropped.raw, kept.raw)
     assert_allclose(dropped.corrected.value, kept.corrected.value)
@@ -176,4 +170,4 @@ def test_a_customer_unknown_at_calibration_has_no_shift():
 def test_thresholds_off_the_grid_are_refused():
     counts = world(np.random.default_rng(9), [0.0, 0.1])
     with pytest.raises(ValueError, match="no edge of the grid"):
-        opis(counts, np.asarray([0.21], np.float32))
+        opis_of(counts, np.asarray([0.21], np.float32))

@@ -1,4 +1,4 @@
-"""``ray job submit``: a run submitted to a Ray cluster, as README says, ends in a release."""
+"""``ray job submit``: a run submitted to a Ray cluster ends in a release."""
 
 import os
 import re
