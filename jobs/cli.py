@@ -20,6 +20,8 @@ VERBS = {
     "export": ("jobs.export:main", "Export the model to ONNX; refused unless decisions agree."),
     "index": ("jobs.index:main", "Embed the served items and build their gallery and index."),
     "calibrate": ("jobs.calibrate:main", "Choose the threshold through the served path."),
+    "evaluate": ("jobs.evaluate:main", "Measure how alike one threshold treats every group."),
+    "compare": ("jobs.compare:main", "Which decisions flip from one release to the next."),
     "reindex": ("jobs.reindex:main", "A new gallery under the same encoder and threshold."),
     "releases": ("jobs.releases:app", "List, verify, promote and roll back releases."),
     "serve": ("serving.commands.serve:main", "Serve a release over HTTP."),

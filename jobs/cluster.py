@@ -1,6 +1,6 @@
-"""Training on several workers under Ray Train; translates and decides nothing.
+"""Training on several workers under Ray Train, and counting in Ray tasks; decides nothing.
 
-Workers read the workspace, so on a cluster it lies on a disk that all nodes share.
+Training workers read the workspace, so on a cluster it lies on a disk that all nodes share.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jobs.command import for_people
 from jobs.workspace import Workspace
+from pipeline.classes import ClassCounts
 from pipeline.config import Recipe
+from pipeline.distance import Vectors
+from pipeline.operating import Grid
+from pipeline.pairs import Labels, count_classes
 from pipeline.training import Progress, TrainingError
 
 # Read by Ray when it is imported or started; what the user has set stays.
@@ -57,6 +61,38 @@ def connected(workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def count_on_cluster(
+    vectors: Vectors, labels: Labels, item_ids: Sequence[str], grid: Grid, shards: int
+) -> ClassCounts:
+    """``pipeline.pairs.count_classes`` in ``shards`` Ray tasks, on one core each.
+
+    Arrays and errors as there; equal counts for any number of shards.
+    """
+    with connected(shards):
+        import ray
+
+        count = ray.remote(_count_shard)
+        first, second, third = ray.put(vectors), ray.put(labels), ray.put(item_ids)
+        waiting = [count.remote(first, second, third, grid, (i, shards)) for i in range(shards)]
+        total: ClassCounts | None = None
+        while waiting:  # added up as they come, so that never all of them are held
+            (done, *_), waiting = ray.wait(waiting)
+            try:
+                part: ClassCounts = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            total = part if total is None else total + part
+    if total is None:
+        raise ValueError(f"shards: {shards}; expected at least 1")
+    return total
+
+
+def _count_shard(
+    vectors: Vectors, labels: Labels, item_ids: Sequence[str], grid: Grid, shard: tuple[int, int]
+) -> ClassCounts:
+    return count_classes(vectors, labels, item_ids, grid, threads=1, shard=shard)
 
 
 def train_on_workers(

@@ -18,15 +18,13 @@ from jobs.command import script
 from jobs.prepare import inputs_of
 from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
-from pipeline.calibration import choose, fine_grid
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe
-from pipeline.counting import count_pairs
 from pipeline.data.items import Items, load_items
 from pipeline.distance import Vectors
 from pipeline.durable import partial_of
 from pipeline.encoder import Encoder
-from pipeline.evaluation import CALIBRATE, population
+from pipeline.evaluation import CALIBRATE, chosen, population
 from pipeline.export import Parity, check_parity, export_onnx
 from pipeline.models.registry import EmbeddingModel, load_model
 
@@ -83,10 +81,7 @@ def choose_provisionally(
     recipe: Recipe, items: Items, rows: NDArray[np.int64], vectors: Vectors
 ) -> tuple[float, float]:
     """Lowest and highest threshold that the trained model may end up with."""
-    people = population(vectors, items.take(rows))
-    queries, counted = people.of(CALIBRATE)
-    counts = count_pairs(fine_grid(), queries, people.gallery, counted, pooled=True)
-    choice = choose(counts, recipe.calibration)
+    choice = chosen(population(vectors, items.take(rows)), recipe.calibration)
     return float(choice.range_low), float(choice.range_high)
 
 

@@ -38,7 +38,7 @@ def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) ->
     _describe(items, console)
     keep_rejected(workspace, aside, console)
     try:
-        require_measurable(items, recipe.report.across)
+        require_measurable(items, recipe.report.across, recipe.calibration)
     except CalibrationError as error:
         raise CalibrationError(f"{recipe.data.items}: {error}") from None
     return workspace

@@ -28,12 +28,13 @@ from jobs.prepare import bad_rows_of, inputs_of, keep_rejected, settle
 from jobs.sealing import seal_and_promote
 from jobs.workspace import ROOT, STORE, Workspace, alone
 from pipeline.aliases import StoreError
-from pipeline.calibration import CalibrationError, Choice
+from pipeline.calibration import CalibrationError
 from pipeline.config import Recipe, parse_recipe
 from pipeline.data.items import Items, ItemsError
 from pipeline.data.readers import read_items
 from pipeline.encoder import Encoder
 from pipeline.evaluation import REPORT, Measurement, Population, measure_at, population
+from pipeline.findings import recorded_choice
 from pipeline.index import open_index
 from pipeline.release import ID_LENGTH, Release
 from pipeline.store import Store
@@ -119,15 +120,14 @@ def _verified(
     old: Release, recipe: Recipe, people: Population, workspace: Workspace
 ) -> Measurement:
     """The old threshold measured through the new index; refused where it no longer holds."""
-    low, high = (np.float32(end) for end in old.calibration_range)
     origin = _origin(old)
     guarantee = (
         f"Carried over from release {str(origin['release'])[:ID_LENGTH]} and measured again on "
         f"this gallery: {origin['guarantee']}"
     )
-    choice = Choice(old.threshold, low, high, bool(low == old.threshold), guarantee)
+    choice, spacing = recorded_choice(old, guarantee)
     reach = open_index(workspace.candidate, people.gallery).reach
-    measured = measure_at(people, choice, recipe.calibration.spacing, reach)
+    measured = measure_at(people, choice, spacing, reach)
     far = measured.points(REPORT)[0].far
     if np.isnan(far.value):
         raise CalibrationError(

@@ -1,11 +1,12 @@
 """``limen releases``: what is in a store, and which release an alias means.
 
-One machine: ``limen releases list``, ``limen releases promote 3f9c1a``
+One machine: ``limen releases list``, ``limen releases promote 3f9c1a --gate items.parquet``
 Cluster:     the same with ``--store s3://bucket/releases``
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +14,19 @@ from rich.table import Table
 
 from jobs.command import run_verb, terminal
 from jobs.workspace import ALIAS, STORE
+from pipeline.gate import GateError, verdict
 from pipeline.manifest import ReleaseError
+from pipeline.release import ID_LENGTH
 from pipeline.store import Store
 
 app = typer.Typer(help="List, verify, promote and roll back releases.", add_completion=False)
 
 StoreOption = Annotated[str, typer.Option(help="Folder or URL of the store.")]
 AliasOption = Annotated[str, typer.Option(help="The alias to move.")]
+GateOption = Annotated[
+    Path | None,
+    typer.Option(help="Items table on which the release has to keep the limits of its recipe."),
+]
 
 
 @app.command("list")
@@ -52,9 +59,46 @@ def verify(name: Annotated[str, typer.Argument(help="Id, prefix or alias.")],
 
 @app.command()
 def promote(name: Annotated[str, typer.Argument(help="Id or prefix.")],
-            alias: AliasOption = ALIAS, store: StoreOption = STORE) -> None:
+            alias: AliasOption = ALIAS, store: StoreOption = STORE,
+            gate: GateOption = None) -> None:
     """Let an alias mean a release, from the next start of a server on."""
+    if gate is not None:
+        pass_gate(Store(store), alias, name, gate)
     terminal().print(f"{alias} is now {Store(store).promote(alias, name)[:12]}.")
+
+
+def pass_gate(shelf: Store, alias: str, name: str, items: Path) -> None:
+    """Compare the release ``name`` with what ``alias`` means, on ``items``, by its own limits.
+
+    Raises ``GateError``, with one line, where it breaks one of them or has none.
+    """
+    # Listing releases needs neither an encoder nor an index.
+    from jobs.compare import compare_releases, recipe_of, show
+
+    release = shelf.open(name)
+    config = recipe_of(release).gate
+    if config is None:
+        raise GateError(
+            f"release {release.id12}: its recipe has no section [gate], expected at least one "
+            "limit there, such as max_flip_share; or promote it without --gate"
+        )
+    meant = shelf.aliases().get(alias)
+    if meant is None:
+        terminal().print(f"{alias} means no release yet: nothing to compare {release.id12} with.")
+        return
+    if meant == release.id:
+        terminal().print(f"{alias} means {release.id12} already: nothing to compare.")
+        return
+    found = compare_releases((shelf.open(meant), release), items, terminal())
+    show(found, terminal())
+    if broken := verdict(found, config):
+        raise GateError(f"{alias} stays {meant[:ID_LENGTH]}: {'; '.join(broken)}")
+    if shelf.aliases().get(alias) != meant:
+        raise GateError(
+            f"{alias} was moved by someone else during the comparison: compare again"
+        )
+    kept = ", ".join(f"{limit} {value:g}" for limit, value in config.limits().items())
+    terminal().print(f"{release.id12} keeps the limits of its recipe: {kept}.")
 
 
 @app.command()

@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 
 from jobs.workspace import main_tag
+from pipeline.calibration import PLURALS
 from pipeline.config import Recipe
 from pipeline.curves import BucketCurves
 from pipeline.evaluation import REPORT, Measurement
+from pipeline.extremes import eps_opis, rate_spreads
 from pipeline.findings import change_in_opis
 from pipeline.intervals import UNKNOWN
 from pipeline.report import Evaluation, ReportContent
+from pipeline.rules import CalibrationConfig, targets
 from pipeline.shift import inconsistency
 
+_CONTROLS = {
+    "plain": "without risk control",
+    "crc": "under conformal risk control",
+    "ltt": "under learn then test",
+}
 _TITLES = {"base": "base loss", "tcm": "base loss + TCM"}
 
 
@@ -29,7 +37,7 @@ def content(
     return ReportContent(
         name=recipe.name,
         served=_evaluation(_TITLES[main_tag(recipe)], ours),
-        rule=_rule(recipe),
+        rule=_rule(recipe.calibration),
         spacing=recipe.calibration.spacing,
         baseline=None if base is None else _evaluation(_TITLES["base"], base),
         opis_difference=UNKNOWN if base is None else change_in_opis(ours, base),
@@ -77,19 +85,28 @@ def _evaluation(title: str, found: Measurement) -> Evaluation:
         overall=overall,
         customers=customers,
         opis=found.opis,
+        eps=eps_opis(counts, found.thresholds),
+        spreads=rate_spreads(counts, found.thresholds),
         inconsistency=inconsistency(counts, mean, found.thresholds),
         recall_at_1=found.recall[0],
         recall_at_1_across=np.nan if found.recall_across is None else found.recall_across[0],
     )
 
 
-def _rule(recipe: Recipe) -> str:
-    if recipe.calibration.rule == "far_target":
-        return (
-            f"the largest threshold whose FAR, averaged over the customers, is at most "
-            f"{recipe.calibration.far_target:g} on the calibrate classes"
-        )
-    return "the threshold of the largest mean utility over the customers"
+def _rule(config: CalibrationConfig) -> str:
+    units = PLURALS[config.unit]
+    if config.rule == "max_mean_utility":
+        return f"the threshold of the largest mean utility over the {units}"
+    if config.rule == "max_min_utility":
+        return "the threshold at which the worst customer has its largest utility"
+    end = "smallest" if config.rule == "frr_target" else "largest"
+    limits = " and ".join(
+        f"{name.upper()} is at most {value:g}" for name, value in targets(config).items()
+    )
+    return (
+        f"the {end} threshold at which, averaged over the {units}, {limits} on the calibrate "
+        f"classes, {_CONTROLS[config.control]}"
+    )
 
 
 def _notes(found: Measurement) -> list[str]:

@@ -1,8 +1,9 @@
 """One global threshold, chosen on the calibrate classes and measured again where it serves.
 
 First a fine grid finds the threshold and the calibration range; then every count is made anew
-on the operating grid, whose edges are exactly the thresholds that matter. The customer is the
-unit: rates are means over customers, so that a large one cannot set the threshold alone.
+on the operating grid, whose edges are exactly the thresholds that matter. Rates are means over
+units, customers or classes, so that a large one cannot set the threshold alone; how far a target
+then holds for other units is a matter of risk control (``pipeline/risk.py``).
 Rules and ranges: docs/methods.md sections 1 and 6.
 """
 
@@ -14,20 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.counting import IdentityCounts
-from pipeline.distance import from_euclidean, to_euclidean
-from pipeline.intervals import Interval, mean_of
-from pipeline.operating import NEGATIVE, POSITIVE, Grid, utility
-from pipeline.rules import CalibrationConfig
-
-CURVE_POINTS = 101
-"""Thresholds in the calibration range, ends included."""
-
-_FINE_BINS = 16_384
+from pipeline.operating import Grid
+from pipeline.points import OperatingPoint as OperatingPoint
+from pipeline.points import operating_points as operating_points
+from pipeline.ranges import CURVE_POINTS as CURVE_POINTS
+from pipeline.ranges import FarCurve, pooled_far, spaced
+from pipeline.ranges import fine_grid as fine_grid
+from pipeline.rates import UnitRates, customer_rates
+from pipeline.risk import Control, first_of_falling, last_of_rising
+from pipeline.rules import CalibrationConfig, targets
 
 NO_PAIRS = (
     "no customer has both a positive and a negative pair among the calibrate classes; "
     "expected at least one; add labelled items or raise data.calibrate_share"
 )
+
+PLURALS = {"customer": "customers", "label": "classes"}
+SINGULARS = {"customer": "customer", "label": "class"}
 
 
 class CalibrationError(ValueError):
@@ -45,81 +49,57 @@ class Choice:
     """Whether the range had to grow to contain the threshold."""
     guarantee: str
     """One plain sentence for people."""
+    units: int = 0
+    """Customers or classes that the choice was made on; 0 where it was made elsewhere."""
+    curve: tuple[float, ...] = ()
+    """The float32 thresholds of a range of spacing ``log_far``, which its ends do not tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """Rates at the threshold: over all customers (their mean), or of one."""
+def choose(
+    counts: IdentityCounts, config: CalibrationConfig, rates: UnitRates | None = None
+) -> Choice:
+    """Choose threshold and calibration range from fine counts of the calibrate classes.
 
-    name: str
-    far: Interval
-    frr: Interval
-    precision: float
-    utility: float
-    identities: int
-    """Identities with a positive pair."""
-
-
-def fine_grid() -> Grid:
-    """The grid on which a threshold is looked for: equal steps of chord length over [0, 2]."""
-    chords = np.linspace(0.0, 2.0, _FINE_BINS + 1)
-    return Grid(np.unique(from_euclidean(chords).astype(np.float32)))
-
-
-def choose(counts: IdentityCounts, config: CalibrationConfig) -> Choice:
-    """Choose threshold and calibration range from pooled fine counts of the calibrate classes.
-
-    Raises ``CalibrationError`` where no threshold meets the rule.
+    ``rates``: curves over the rule's units on the same grid; by default over the customers of
+    ``counts``. Raises ``CalibrationError`` where no threshold meets the rule, and where the units
+    are too few to certify it.
     """
-    totals = counts.pairs.sum(axis=2)
-    usable = (totals > 0).all(axis=1)
-    customers = int(usable.sum())
-    if not customers:
-        raise CalibrationError(NO_PAIRS)
-    shares = counts.pairs[usable, :, :-1].cumsum(axis=2) / totals[usable, :, None]
-    far = shares[:, NEGATIVE].mean(axis=0)
-    edges = counts.grid.edges
-    low, high = (_largest(edges, far, target) for target in config.range_far)
-    if config.rule == "far_target":
-        threshold = _largest(edges, far, config.far_target)
-        if threshold <= 0:
-            raise CalibrationError(
-                f"no threshold above 0 has a mean FAR of at most {config.far_target:g}; "
-                "the embedding puts different labels on the same point"
-            )
-        guarantee = (
-            f"Plain rule, no risk control: the largest threshold at which FAR, averaged over "
-            f"{customers} customers, is at most {config.far_target:g} on the "
-            "calibrate classes."
-        )
-    else:
-        best = int(utility(shares[:, POSITIVE], 1 - shares[:, NEGATIVE]).mean(axis=0).argmax())
-        threshold = edges[best]
-        guarantee = (
-            "Plain rule, no risk control: the threshold of the largest mean utility over "
-            f"{customers} customers on the calibrate classes."
-        )
-    low = max(low, edges[0])
-    widened = not low <= threshold <= high
+    if rates is None:
+        rates = customer_rates(counts)
+    if rates.unit != config.unit:
+        raise ValueError(f"rates over the unit {rates.unit!r}; expected {config.unit!r}")
+    if not rates.units:
+        raise CalibrationError(NO_PAIRS.replace("customer", SINGULARS[config.unit]))
+    position, guarantee = _chosen(rates, config)
+    threshold = rates.edges[position]
+    try:
+        far = pooled_far(counts.grid, counts.pairs, "groups")
+    except ValueError:
+        raise CalibrationError(NO_PAIRS) from None  # a class may have both kinds, its customers not
+    low, high = far.range(config.range_far)
+    widened = bool(not low <= threshold <= high)
     low, high = min(low, threshold), max(high, threshold)
     if not low < high:
         raise CalibrationError(
             f"the calibration range is empty: FAR {config.range_far[0]:g} and "
             f"{config.range_far[1]:g} fall on one threshold; add classes"
         )
-    return Choice(np.float32(threshold), np.float32(low), np.float32(high), widened, guarantee)
+    curve = _curve((low, high), config.spacing, far)
+    return Choice(threshold, low, high, widened, guarantee, rates.units, curve)
+
+
+def require_units(units: int, config: CalibrationConfig) -> None:
+    """``CalibrationError`` where so few ``units`` certify the targets with no error at all."""
+    for name, control in _controls(config).items():
+        if control.units_needed() > units:
+            raise _refusal(name, 0.0, control, units, config.unit)
 
 
 def curve_thresholds(choice: Choice, spacing: str) -> NDArray[np.float32]:
     """(101,) thresholds of the calibration range, ends included, equally spaced."""
-    if spacing == "cosine":
-        inside = np.linspace(choice.range_low, choice.range_high, CURVE_POINTS)
-    else:
-        ends = to_euclidean(np.asarray([choice.range_low, choice.range_high]))
-        inside = from_euclidean(np.linspace(ends[0], ends[1], CURVE_POINTS))
-    thresholds = inside.astype(np.float32)
-    thresholds[[0, -1]] = choice.range_low, choice.range_high
-    return thresholds
+    if spacing == "log_far" and choice.curve:
+        return np.asarray(choice.curve, np.float32)
+    return spaced(choice.range_low, choice.range_high, spacing)
 
 
 def operating_grid(choice: Choice, spacing: str) -> Grid:
@@ -127,41 +107,119 @@ def operating_grid(choice: Choice, spacing: str) -> Grid:
     return Grid(np.unique(np.append(curve_thresholds(choice, spacing), choice.threshold)))
 
 
-def operating_points(
-    counts: IdentityCounts, threshold: np.float32
-) -> tuple[OperatingPoint, tuple[OperatingPoint, ...]]:
-    """The mean over customers, and each customer, at the served ``threshold``."""
-    operating = counts.operating()
-    edge = int(operating.grid.position(np.asarray([threshold], np.float32))[0])
-    precision, utilities = operating.precision()[:, edge], operating.utility()[:, edge]
-    points = []
-    for i, group in enumerate(operating.groups):
-        far, frr = counts.rates(group, threshold)
-        mine = counts.pairs[counts.groups == group]
-        identities = int((mine[:, POSITIVE].sum(axis=1) > 0).sum())
-        points.append(
-            OperatingPoint(group, far, frr, float(precision[i]), float(utilities[i]), identities)
+def _curve(ends: tuple[np.float32, np.float32], spacing: str, far: FarCurve) -> tuple[float, ...]:
+    """The thresholds where the ends do not tell them; refused where the range holds none."""
+    try:
+        inside = spaced(*ends, spacing, far_curve=far)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from None
+    return tuple(inside.tolist()) if spacing == "log_far" else ()
+
+
+def _chosen(rates: UnitRates, config: CalibrationConfig) -> tuple[int, str]:
+    """Position of the threshold that the rule takes, and what that guarantees."""
+    units = f"{rates.units} {PLURALS[config.unit]}"
+    if config.rule == "max_mean_utility":
+        return int(rates.mean_utility.argmax()), (
+            "Plain rule, no risk control: the threshold of the largest mean utility over "
+            f"{units} on the calibrate classes."
         )
-    overall = OperatingPoint(
-        "mean over customers",
-        mean_of([point.far for point in points]),
-        mean_of([point.frr for point in points]),
-        _mean([point.precision for point in points]),
-        _mean([point.utility for point in points]),
-        sum(point.identities for point in points),
+    if config.rule == "max_min_utility":
+        if not rates.least_utility.max() > 0:
+            raise CalibrationError(
+                "at every threshold some customer has utility 0: no threshold serves the worst "
+                "of them; add labelled items, or take another calibration.rule"
+            )
+        return int(rates.least_utility.argmax()), (
+            "Plain rule, no risk control: the threshold at which the worst of "
+            f"{units} has its largest utility on the calibrate classes."
+        )
+    return _target(rates, config), _promise(rates, config)
+
+
+def _controls(config: CalibrationConfig) -> dict[str, Control]:
+    """What each target of the rule has to hold under; two share delta between them."""
+    limits = targets(config)
+    delta = config.delta / max(len(limits), 1)
+    return {name: Control(config.control, limit, delta) for name, limit in limits.items()}
+
+
+def _target(rates: UnitRates, config: CalibrationConfig) -> int:
+    """Position of the threshold that meets the target, or both."""
+    ends = {
+        name: (_far_end if name == "far" else _frr_end)(rates, control)
+        for name, control in _controls(config).items()
+    }
+    top = ends.get("far", rates.edges.size)
+    bottom = ends.get("frr", 0)
+    if bottom > top:
+        raise CalibrationError(
+            f"no threshold meets both targets: FRR {config.frr_target:g} takes at least "
+            f"{rates.edges[bottom]:.6f}, FAR {config.far_target:g} at most "
+            f"{rates.edges[top]:.6f}; raise one of them"
+        )
+    return ends.get("far", bottom)
+
+
+def _far_end(rates: UnitRates, control: Control) -> int:
+    """Position of the largest threshold above 0 whose FAR meets the target."""
+    last = last_of_rising(control.holds(rates.far, rates.units))
+    if last is None or rates.edges[last] <= 0:
+        least = float(rates.far[rates.edges > 0][0])
+        raise _refusal("far", least, control, rates.units, rates.unit)
+    return last
+
+
+def _frr_end(rates: UnitRates, control: Control) -> int:
+    """Position of the smallest threshold whose FRR meets the target."""
+    first = first_of_falling(control.holds(rates.frr, rates.units))
+    if first is None:
+        raise _refusal("frr", float(rates.frr[-1]), control, rates.units, rates.unit)
+    return first
+
+
+def _refusal(
+    name: str, least: float, control: Control, units: int, unit: str
+) -> CalibrationError:
+    """Why no threshold meets the target, where ``least`` is the smallest mean that there is."""
+    rate, plural, needed = name.upper(), PLURALS[unit], control.units_needed(least)
+    if np.isinf(needed):
+        why = {
+            "far": "; the embedding puts different labels on the same point",
+            "frr": f": the index does not propose {least:.2g} of the positives; "
+            "raise index.match_recall",
+        }
+        where = "no threshold above 0" if name == "far" else "no threshold"
+        return CalibrationError(
+            f"{where} has a mean {rate} of at most {control.alpha:g}{why[name]}"
+        )
+    errors = "even without an error" if least == 0 else f"with a mean {rate} of {least:.2g}"
+    chance = f" with delta {control.delta:g}" if control.kind == "ltt" else ""
+    return CalibrationError(
+        f"calibration.control = {control.kind!r} cannot certify {rate} {control.alpha:g}{chance} "
+        f"on {units} {plural} {errors}: it takes {needed:.0f}, {needed - units:.0f} more; "
+        f"add {plural}, raise calibration.{name}_target, or set control = 'plain'"
     )
-    return overall, tuple(points)
 
 
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def _largest(
-    edges: NDArray[np.float32], far: NDArray[np.float64], target: float
-) -> np.float32:
-    """The largest edge whose FAR is at most ``target``; 0 where none is. FAR never falls."""
-    passed = int(np.searchsorted(far, target, side="right"))
-    return np.float32(edges[passed - 1]) if passed else np.float32(0)
-
+def _promise(rates: UnitRates, config: CalibrationConfig) -> str:
+    """The guarantee of a target in one plain sentence."""
+    limits = " and ".join(
+        f"{name.upper()} is at most {value:g}" for name, value in targets(config).items()
+    )
+    plural, end = PLURALS[config.unit], "smallest" if config.rule == "frr_target" else "largest"
+    if config.control == "plain":
+        return (
+            f"Plain rule, no risk control: the {end} threshold at which, averaged over "
+            f"{rates.units} {plural}, {limits} on the calibrate classes."
+        )
+    if config.control == "crc":
+        return (
+            f"Conformal risk control: for one more {SINGULARS[config.unit]} drawn like the "
+            f"{rates.units} of the calibrate classes, {limits} in the mean."
+        )
+    return (
+        f"Learn then test: with probability {1 - config.delta:g} over the draw of the "
+        f"{rates.units} {plural} of the calibrate classes, {limits}, averaged over all {plural} "
+        "like them."
+    )

@@ -16,6 +16,7 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.gate import GateConfig
 from pipeline.rules import CalibrationConfig
 from pipeline.strict import RecipeError as RecipeError
 from pipeline.strict import parse, require
@@ -182,6 +183,8 @@ class Recipe:
     index: IndexConfig = field(default_factory=IndexConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    gate: GateConfig | None = None
+    """Limits of ``limen releases promote --gate``; absent: no limit, and no such gate."""
 
     def __post_init__(self) -> None:
         """Check the relations between the sections."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import distance
+from pipeline.binning import ruler_of
 from pipeline.gallery import Gallery
 from pipeline.intervals import Interval, clustered_rate
 from pipeline.operating import (
@@ -25,10 +25,14 @@ from pipeline.operating import (
     OperatingCounts,
     bucket_of,
 )
-from pipeline.visibility import Queries, blocks, label_codes, own_rows
+from pipeline.tallies import count_queries
+from pipeline.tiles import bins_of_tile, room_for
+from pipeline.visibility import BLOCK, Queries, blocks, label_codes, own_rows
 
 SHARED = "_shared"
 """Group of the queries that belong to no customer and see the shared items alone."""
+
+_COLUMNS = 16_384  # items that a block of queries is compared with at a time
 
 Proposals = Callable[[str | None, NDArray[np.float32]], NDArray[np.int64]]
 """Gallery rows that the served path reaches for (customer, query (d,)): ``Index.reach``."""
@@ -88,24 +92,43 @@ def count_pairs(
     index = np.fromiter((row[key] for key in zip(names, identities, strict=True)), np.int64)
     codes, stored = label_codes(queries.label, gallery.label)
     own = own_rows(queries, gallery)
-    pairs = np.zeros((len(keys), 2, grid.bins))
-    for block, rows in blocks(queries, gallery):
-        rows = rows[counted[rows] & (stored[rows] >= 0)]
-        bins = grid.bin_of(distance.deciding(queries.vectors[block], gallery.vectors[rows]))
-        if proposals is not None:
-            bins[~_proposed(proposals, queries, block, rows)] = grid.bins - 1
-        positive = codes[block][:, None] == stored[rows][None, :]
-        cell = (index[block][:, None] * 2 + positive) * grid.bins + bins
-        cell = cell[own[block][:, None] != rows[None, :]]
-        pairs += np.bincount(cell, minlength=pairs.size).reshape(pairs.shape)
-    groups = np.asarray([key[0] for key in keys], np.object_)
-    return IdentityCounts(grid, groups, np.asarray([key[1] for key in keys], np.object_), pairs)
+    pairs = np.zeros((len(keys), 2, grid.bins), np.int64)
+    ruler, found = ruler_of(grid, queries.vectors, gallery.vectors), room_for(BLOCK * _COLUMNS)
+    for block, visible in blocks(queries, gallery):
+        visible = visible[counted[visible] & (stored[visible] >= 0)]
+        asked = (index[block], codes[block], own[block])
+        for start in range(0, visible.size, _COLUMNS):
+            rows = visible[start : start + _COLUMNS]
+            ends, shown = (queries.vectors[block], gallery.vectors[rows]), (rows, stored[rows])
+            whole_rows = np.zeros(block.size, np.int64)
+            near = bins_of_tile(ends[0] @ ends[1].T, whole_rows, ends, ruler, found)
+            some = (found[0][:near], found[1][:near], found[2][:near])
+            count_queries(some, asked, shown, _proposed(proposals, queries, block, rows), pairs)
+            _count_all(asked, shown, pairs)
+    pairs[:, :, -1] -= pairs[:, :, :-1].sum(axis=2)  # from all pairs to those beyond the grid
+    named = [np.asarray([key[part] for key in keys], np.object_) for part in (0, 1)]
+    return IdentityCounts(grid, named[0], named[1], pairs.astype(np.float64))
+
+
+def _count_all(
+    asked: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    shown: tuple[NDArray[np.int64], NDArray[np.int64]],
+    out: NDArray[np.int64],
+) -> None:
+    """Add to the last bin how many pairs there are, near or far; as ``count_queries``."""
+    (index, codes, own), (rows, labels) = asked, shown
+    others = own[:, None] != rows[None, :]
+    positive = ((codes[:, None] == labels[None, :]) & others).sum(axis=1)
+    np.add.at(out[:, POSITIVE, -1], index, positive)
+    np.add.at(out[:, NEGATIVE, -1], index, others.sum(axis=1) - positive)
 
 
 def _proposed(
-    proposals: Proposals, queries: Queries, block: NDArray[np.int64], rows: NDArray[np.int64]
+    proposals: Proposals | None, queries: Queries, block: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """(b, r) whether the served path finds each pair."""
+    """(b, r) whether the served path finds each pair; (0, 0) where that is not asked."""
+    if proposals is None:
+        return np.empty((0, 0), np.bool_)
     return np.stack(
         [np.isin(rows, proposals(queries.customer[i], queries.vectors[i])) for i in block]
     )

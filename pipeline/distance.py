@@ -56,7 +56,7 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
 
 
 @numba.njit(cache=True, nogil=True)
-def _deciding_block(query: Vectors, block: Vectors, out: Distances) -> None:
+def deciding_columns(query: Vectors, block: Vectors, out: Distances) -> None:
     """Distances of one ``query`` (d,) to the columns of ``block`` (d, m), into ``out`` (m,).
 
     The inner loop runs over gallery rows, so that it vectorises while every single sum keeps
@@ -77,7 +77,7 @@ def _deciding_all(queries: Vectors, gallery: Vectors, out: Distances) -> None:
         stop = min(start + _BLOCK, gallery.shape[0])
         block = np.ascontiguousarray(gallery[start:stop].T)
         for i in range(queries.shape[0]):
-            _deciding_block(queries[i], block, out[i, start:stop])
+            deciding_columns(queries[i], block, out[i, start:stop])
 
 
 def deciding(queries: Vectors, gallery: Vectors) -> Distances:
@@ -91,6 +91,44 @@ def deciding(queries: Vectors, gallery: Vectors) -> Distances:
         np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(gallery, np.float32), out
     )
     return out
+
+
+def least_sums(edges: Distances) -> NDArray[np.float64]:
+    """(T,) the least sum of products, in float64, whose deciding distance is at most each edge.
+
+    The distance falls with the sum, so a pair lies within ``edges[k]`` exactly if its sum in index
+    order is at least ``least_sums(edges)[k]``. Searched by bisection through the rounding itself.
+    An edge that accepts nothing gets 4, one that accepts all gets -4: no sum of unit vectors
+    comes near.
+    """
+    edges = np.asarray(edges, np.float32)
+    rejected, accepted = np.full(edges.shape, -4.0), np.full(edges.shape, 4.0)
+    while True:
+        middle = (rejected + accepted) / 2
+        if ((middle == rejected) | (middle == accepted)).all():
+            break
+        within = np.clip(1.0 - middle, 0.0, 2.0).astype(np.float32) <= edges
+        rejected, accepted = np.where(within, rejected, middle), np.where(within, middle, accepted)
+    return np.where(edges < 0, 4.0, np.where(edges >= MAX_DISTANCE, -4.0, accepted))
+
+
+def error_of_products(vectors: Vectors, others: Vectors | None = None) -> float:
+    """How far a float32 inner product of two of these rows can be from the exact sum.
+
+    ``g |a| |b|`` with ``g = d u / (1 - d u)`` and ``u = 2^-24`` (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1): for any order of summation, fused or not; not for products
+    in TF32 or bfloat16. Rows need not be exactly of unit length.
+    """
+    dimension = vectors.shape[1]
+    lengths = [_greatest_norm(vectors), _greatest_norm(vectors if others is None else others)]
+    rounding = dimension * 2.0**-24
+    # What underflows is far below the last term, which also covers this function's own rounding.
+    return float(rounding / (1 - rounding) * lengths[0] * lengths[1] * (1 + 1e-6) + 1e-12)
+
+
+def _greatest_norm(vectors: Vectors) -> float:
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    return float(np.sqrt(squares.max(initial=0.0)) * (1 + vectors.shape[1] * 2.0**-24))
 
 
 def deciding_one(

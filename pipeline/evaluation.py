@@ -17,12 +17,10 @@ from pipeline.calibration import (
     NO_PAIRS,
     CalibrationError,
     Choice,
-    OperatingPoint,
     choose,
     curve_thresholds,
-    fine_grid,
     operating_grid,
-    operating_points,
+    require_units,
 )
 from pipeline.counting import IdentityCounts, Proposals, count_pairs
 from pipeline.data.items import Items, missing
@@ -30,6 +28,8 @@ from pipeline.distance import Vectors
 from pipeline.gallery import Gallery, build_gallery
 from pipeline.operating import OperatingCounts
 from pipeline.opis import Opis, opis_of
+from pipeline.points import OperatingPoint, operating_points
+from pipeline.rates import class_rates, fine_counts
 from pipeline.retrieval import recall_at_1
 from pipeline.rules import CalibrationConfig
 from pipeline.visibility import Queries
@@ -80,11 +80,14 @@ class Measurement:
         return operating_points(counts, self.choice.threshold)
 
 
-def require_measurable(items: Items, across: str = "") -> None:
+def require_measurable(
+    items: Items, across: str = "", config: CalibrationConfig | None = None
+) -> None:
     """Refuse before a training what the calibration after it would refuse.
 
-    Raises ``CalibrationError`` where there is no column ``across``, and where no customer has a
-    positive and a negative pair among the calibrate classes.
+    Raises ``CalibrationError`` where there is no column ``across``, where no customer has a
+    positive and a negative pair among the calibrate classes, and where the customers or classes
+    that have both are too few for the risk control of ``config``.
     """
     if across:
         _column(items.metadata, across)
@@ -92,16 +95,21 @@ def require_measurable(items: Items, across: str = "") -> None:
     rows = list(zip(counted.customer, counted.label, counted.role, strict=True))
     stored = Counter((customer, label) for customer, label, role in rows if role != "query")
     sizes = Counter(customer for customer, _, role in rows if role != "query")
-    with_positive, with_negative = set(), set()
+    customers: tuple[set[object], set[object]] = set(), set()
+    classes: tuple[set[object], set[object]] = set(), set()
     for customer, label, role in {row for row in rows if row[2] != "gallery"}:
         seen = {customer, None}
         same = sum(stored[whose, label] for whose in seen)
-        if same > (role == "both"):  # never an item with itself
-            with_positive.add(customer)
-        if sum(sizes[whose] for whose in seen) > same:
-            with_negative.add(customer)
-    if not with_positive & with_negative:
+        # Never an item with itself.
+        kinds = (same > (role == "both"), sum(sizes[whose] for whose in seen) > same)
+        for kind in np.flatnonzero(kinds):
+            customers[kind].add(customer)
+            classes[kind].add(label)
+    if not customers[0] & customers[1]:
         raise CalibrationError(NO_PAIRS)
+    if config is not None:
+        with_both = classes if config.unit == "label" else customers
+        require_units(len(with_both[0] & with_both[1]), config)
 
 
 def population(vectors: Vectors, items: Items, across: str = "") -> Population:
@@ -129,9 +137,23 @@ def measure(
     ``proposals``: as for ``measure_at``. Raises ``CalibrationError`` where the data carry no
     threshold.
     """
+    return measure_at(people, chosen(people, config, proposals), config.spacing, proposals)
+
+
+def chosen(
+    people: Population, config: CalibrationConfig, proposals: Proposals | None = None
+) -> Choice:
+    """The threshold that the rule takes on the calibrate classes; raises as ``measure`` does.
+
+    FAR is that of all pairs, and so at least the served one; where the rule looks at positives,
+    those that the served path does not propose are rejected ones.
+    """
     queries, counted = people.of(CALIBRATE)
-    fine = count_pairs(fine_grid(), queries, people.gallery, counted, pooled=True)
-    return measure_at(people, choose(fine, config), config.spacing, proposals)
+    found = None if config.rule == "far_target" else proposals
+    fine = fine_counts(queries, people.gallery, counted, found, pooled=True)
+    if config.unit == "customer":
+        return choose(fine, config)
+    return choose(fine, config, class_rates(queries, people.gallery, counted, found))
 
 
 def measure_at(

@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from pipeline.calibration import CURVE_POINTS, OperatingPoint
+import numpy as np
+
+from pipeline.calibration import Choice
 from pipeline.evaluation import CALIBRATE, REPORT, Measurement
 from pipeline.intervals import Interval
 from pipeline.opis import opis_difference
-from pipeline.rules import CalibrationConfig
+from pipeline.points import OperatingPoint, class_point, least_utility
+from pipeline.ranges import CURVE_POINTS
+from pipeline.release import Release
+from pipeline.rules import CalibrationConfig, targets
 
 Document = dict[str, object]
 
@@ -31,8 +37,12 @@ def findings(
     document: Document = {
         "threshold": float(ours.choice.threshold),
         "rule": config.rule,
-        "far_target": config.far_target,
-        "unit": "customer",
+        "targets": targets(config),
+        "control": config.control,
+        "delta": config.delta if config.control == "ltt" else None,
+        "unit": config.unit,
+        "units": ours.choice.units or None,
+        "method": method(config),
         "guarantee": ours.choice.guarantee,
         "range": {
             "low": float(ours.choice.range_low),
@@ -40,16 +50,56 @@ def findings(
             "far": list(config.range_far),
             "spacing": config.spacing,
             "points": CURVE_POINTS,
+            "thresholds": list(ours.choice.curve) or None,
             "widened_to_hold_the_threshold": ours.choice.widened,
         },
         "measured_with": dict(measured_with),
         "data_digest": data_digest,
         **measurement(ours),
+        "measured_objective": _objective(config, ours),
     }
     if base is not None:
         document["base"] = {"threshold": float(base.choice.threshold), **measurement(base)}
         document["opis_minus_base"] = interval(change_in_opis(ours, base))
     return document
+
+
+def recorded_choice(release: Release, guarantee: str = "") -> tuple[Choice, str]:
+    """The choice that ``release`` was sealed with, and its spacing; under this ``guarantee``."""
+    calibration: dict[str, Any] = release.calibration
+    reach = calibration.get("range", {})
+    low, high = (np.float32(end) for end in release.calibration_range)
+    choice = Choice(
+        release.threshold, low, high,
+        widened=bool(reach.get("widened_to_hold_the_threshold", False)),
+        guarantee=guarantee,
+        units=int(calibration.get("units") or 0),
+        curve=tuple(float(value) for value in reach.get("thresholds") or ()),
+    )  # fmt: skip
+    return choice, str(reach.get("spacing", "euclidean"))
+
+
+def method(config: CalibrationConfig) -> str:
+    """Rule, targets, control and unit in one phrase."""
+    parts = [f"{name.upper()} <= {value:g}" for name, value in targets(config).items()]
+    parts += [f"control {config.control}"]
+    if config.control == "ltt":
+        parts += [f"delta {config.delta:g}"]
+    return f"{config.rule} ({', '.join(parts)}; unit {config.unit})"
+
+
+def _objective(config: CalibrationConfig, found: Measurement) -> Document:
+    """What the rule was after, measured on the report classes: rates, or the utility."""
+    overall, _ = found.points(REPORT)
+    if config.unit == "label":
+        overall = class_point(found.report, found.choice.threshold)
+    rates = {"far": overall.far, "frr": overall.frr}
+    entries = {name: rates[name] for name in targets(config)}
+    if config.rule == "max_mean_utility":
+        entries = {"mean_utility": overall.utility_interval}
+    if config.rule == "max_min_utility":
+        entries = {"least_utility": least_utility(found.report, found.choice.threshold)}
+    return {name: interval(value) for name, value in entries.items()}
 
 
 def measurement(found: Measurement) -> Document:
@@ -91,6 +141,7 @@ def _point(point: OperatingPoint) -> Document:
         "frr": interval(point.frr),
         "precision": _number(point.precision),
         "utility": _number(point.utility),
+        "utility_interval": interval(point.utility_interval),
         "identities": point.identities,
     }
 

@@ -17,6 +17,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 _NARROWEST = 50
+_DRAWS, _CHUNK, _SEED = 2_000, 100, 20230704
 TAIL = 0.025
 """Probability on either side of an interval that is looked at once."""
 
@@ -33,14 +34,17 @@ class Interval:
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(share: float, trials: float) -> Interval:
+def wilson(
+    share: float, trials: float, tail: float = TAIL, degrees: float = math.inf
+) -> Interval:
     """Wilson score interval of ``share`` in [0, 1] seen in ``trials`` independent trials.
 
-    ``trials`` need not be whole (an effective number); unknown without any.
+    ``trials`` need not be whole (an effective number), and where it is itself an estimate its
+    ``degrees`` of freedom widen the interval; unknown without any trial.
     """
     if not trials > 0 or math.isnan(share):
         return UNKNOWN
-    z2 = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) ** 2
+    z2 = float(stats.t.isf(tail, degrees)) ** 2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2)))
     half /= 1 + z2 / trials
@@ -48,27 +52,56 @@ def wilson(share: float, trials: float) -> Interval:
 
 
 def clustered_rate(
-    errors: NDArray[np.float64], trials: NDArray[np.float64], *, both_ends: bool
+    errors: NDArray[np.float64],
+    trials: NDArray[np.float64],
+    *,
+    both_ends: bool,
+    strata: NDArray[np.generic] | None = None,
+    tail: float = TAIL,
 ) -> Interval:
     """Interval of ``sum(errors) / sum(trials)`` with the identity as the unit.
 
     ``errors`` and ``trials`` (I,) count each identity's pairs, the identity being the query's.
-    ``both_ends``: the pairs also share identities at their other end (negative pairs), which at
-    most doubles the standard deviation. Without an error: the rule of three on identities.
+    ``both_ends``: the pairs also share identities at their other end (negative pairs): the
+    standard deviation is twice that of the identities, less what was so counted twice of each
+    pair. ``strata`` (I,): the mean of the rates of its values (customers) instead, each of
+    weight 1. Without an error: the rule of three on identities, on half of them for ``both_ends``
+    (so many pairs share none), on the fewest of any stratum. docs/methods.md section 6.
     """
     used = trials > 0
-    errors, trials = errors[used], trials[used]
-    total = float(trials.sum())
-    if total == 0:
+    if not used.any():
         return UNKNOWN
-    rate = float(errors.sum()) / total
+    errors, trials = errors[used], trials[used]
+    names = np.zeros(trials.size) if strata is None else strata[used]
+    _, code, size = np.unique(names, return_inverse=True, return_counts=True)
+    totals = np.bincount(code, trials)
+    rates = np.bincount(code, errors) / totals
+    rate = float(rates.mean())
     if rate in (0.0, 1.0):
-        slack = min(1.0, 3.0 / trials.size)
+        fewest = float((trials / totals[code]).max()) / size.size * (2 if both_ends else 1)
+        slack = -math.log(2 * tail) * fewest
         return Interval(rate, max(0.0, rate - slack), min(1.0, rate + slack))
-    variance = float(np.square(errors - rate * trials).sum()) / total**2
+    if trials.size < 2:
+        return Interval(rate, 0.0, 1.0)
+    known = (size > 1) & (rates > 0) & (rates < 1)
+    left = (errors - np.where(known, rates, rate)[code] * trials) / (totals[code] * size.size)
+    left *= np.sqrt(size / np.maximum(size - 1, 1))[code]
+    variance = float(np.square(left).sum())
+    least = rate * (1 - rate) * float((1 / totals).sum()) / size.size**2
     if both_ends:
-        variance *= 4.0
-    return wilson(rate, min(total, rate * (1 - rate) / variance) if variance > 0 else total)
+        least *= 2  # each pair of items is counted from both of its ends
+        variance = 4 * variance - least
+    freedom = _degrees(left, max(trials.size - size.size, 1))
+    return wilson(rate, rate * (1 - rate) / max(variance, least), tail, freedom)
+
+
+def _degrees(left: NDArray[np.float64], most: int) -> float:
+    """Degrees of freedom of a sum of squares: fewer where a few of the terms make it up."""
+    squares = np.square(left)
+    if not squares.any():
+        return most
+    kurtosis = left.size * float(np.square(squares).sum()) / float(squares.sum()) ** 2
+    return most if kurtosis <= 1 else min(2 * left.size / (kurtosis - 1), most)
 
 
 def mean_of(intervals: list[Interval]) -> Interval:
@@ -108,42 +141,44 @@ def jackknife_variance(
     return np.asarray(np.square(jackknife_deviations(statistic, occupied)).sum(axis=0))
 
 
-def squared_norm(
-    values: NDArray[np.float64],
-    curve: NDArray[np.float64],
-    deviations: NDArray[np.float64],
-    degrees: NDArray[np.int64],
-    tail: float = TAIL,
-) -> tuple[Interval, ...]:
-    """Intervals of the mean square over K of each noisy curve, from unbiased ``values`` (G,).
+def resampled_mean(values: NDArray[np.float64], tail: float = TAIL) -> Interval:
+    """Interval of the mean of ``values`` (n,), which are independent draws and may be skewed.
 
-    ``curve`` (G, K) is the measured curve and ``deviations`` (m, G, K) its own jackknife
-    deviations, whose outer products sum to its covariance C; ``degrees`` (G,) of freedom.
-    The variance of the value depends on the true value x: ``4 k x + 2 tr(C^2)``, k the variance
-    of the curve along itself. As Wilson does for a share, the interval holds every x from which
-    the measured value is no further than the quantile. A jackknife of the value itself is two
-    to three times too wide, since it counts the noise of each half in full. Derived.
+    The values are drawn with replacement 2,000 times and studentised; the interval holds
+    Student's as well. Squares are skewed to the right: in worlds of 300 classes Student's and
+    the percentile interval hold the truth in 89 %, the studentised one in 93 %, it and Student's
+    together in 95 %; in worlds of 60 classes in 80 %, 92 % and 93 %. Unknown below 4 values.
+    The same for the same values in any order. docs/methods.md section 6.
     """
-    points = curve.shape[-1]
-    along = np.square(np.einsum("mgk,gk->mg", deviations, curve) / points).sum(axis=0)
-    gram = np.einsum("mgk,ngk->gmn", deviations, deviations) / points
-    noise = 2.0 * np.square(gram).sum(axis=(1, 2))
-    norm = np.square(curve).mean(axis=-1)
-    slope = np.divide(4.0 * along, norm, out=np.zeros_like(along), where=norm > 0)
-    intervals = []
-    for value, k, v0, df in zip(values, slope, noise, degrees, strict=True):
-        if df < 1 or np.isnan(value + k + v0):
-            intervals.append(Interval(float(value), math.nan, math.nan))
-            continue
-        z2 = float(stats.t.isf(tail, df)) ** 2
-        centre = value + k * z2 / 2
-        half = math.sqrt(max(0.0, centre**2 - value**2 + z2 * v0))
-        lower = min(value, centre - half)  # a value far below 0 lies outside of its own range
-        intervals.append(Interval(float(value), float(lower), float(centre + half)))
-    return tuple(intervals)
+    count = values.size
+    value = float(values.mean()) if count else math.nan
+    if count < 4 or math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    if values.min() == values.max():
+        return Interval(value, value, value)
+    gaps = np.sort(values) - value
+    error = math.sqrt(float(np.square(gaps).sum()) / (count - 1) / count)
+    generator = np.random.default_rng(_SEED)
+    scores = np.sort(np.concatenate([_scores(gaps, generator) for _ in range(_DRAWS // _CHUNK)]))
+    place = max(math.floor(tail * (_DRAWS + 1)), 1)
+    student_quantile = float(stats.t.isf(tail, count - 1))
+    below = max(float(scores[-place]), student_quantile) * error
+    above = max(float(-scores[place - 1]), student_quantile) * error
+    return Interval(value, value - below, value + above)
 
 
-def student(value: float, variance: float, degrees: int, tail: float = TAIL) -> Interval:
+def _scores(gaps: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    """Student's scores of resamples of ``gaps`` (n,), whose mean is 0."""
+    drawn = gaps[generator.integers(gaps.size, size=(_CHUNK, gaps.size))]
+    means = drawn.mean(axis=1)
+    spread = np.square(drawn - means[:, None]).sum(axis=1)
+    error = np.sqrt(spread / (gaps.size - 1) / gaps.size)
+    # One value drawn throughout knows no error: as far out as can be.
+    far = np.where(means == 0, 0.0, np.copysign(np.inf, means))
+    return np.where(error > 0, means / np.where(error > 0, error, 1.0), far)
+
+
+def student(value: float, variance: float, degrees: float, tail: float = TAIL) -> Interval:
     """Symmetric interval of an estimate with ``degrees`` of freedom in its ``variance``."""
     if degrees < 1 or math.isnan(variance) or math.isnan(value):
         return Interval(value, math.nan, math.nan)

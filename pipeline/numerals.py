@@ -23,6 +23,13 @@ def number(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value:.3f}"
 
 
+def number_interval(value: Interval) -> str:
+    """A value in [0, 1] with its interval in brackets, where both are known."""
+    if math.isnan(value.value) or math.isnan(value.lower):
+        return number(value.value)
+    return f"{number(value.value)} [{number(value.lower)}, {number(value.upper)}]"
+
+
 def share(value: float) -> str:
     """A share as a percentage with 2 decimals, or 2 significant digits below 0.1 %."""
     return MISSING if math.isnan(value) else f"{_percent(value)} %"
@@ -42,8 +49,11 @@ def share_range(values: Iterable[float]) -> str:
 
 
 def thousandths(value: float) -> str:
-    """A number in units of 10^-3, with 2 decimals."""
-    return MISSING if math.isnan(value) else f"{1e3 * value:.2f}"
+    """A number in units of 10^-3 with 2 decimals, or 2 significant digits below 0.1."""
+    if math.isnan(value):
+        return MISSING
+    scaled = 1e3 * value
+    return f"{scaled:.2f}" if scaled == 0 or abs(scaled) >= 0.1 else f"{scaled:.2g}"
 
 
 def thousandths_interval(value: Interval) -> str:

@@ -11,6 +11,7 @@ Formulas: docs/methods.md section 1.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,73 @@ class Grid:
             raise ValueError("counts on different grids cannot be added")
 
 
+class Rates(ABC):
+    """The rates of G groups, from counts of pairs on a grid of T edges."""
+
+    __slots__ = ()
+    grid: Grid
+
+    @abstractmethod
+    def totals(self) -> NDArray[np.float64]:
+        """(G, 2) pairs of each group: negatives, positives."""
+
+    @abstractmethod
+    def accepted(self) -> NDArray[np.float64]:
+        """(G, 2, T) pairs of each group accepted at each edge."""
+
+    def far(self) -> Curve:
+        """(G, T) share of negative pairs accepted, in [0, 1]; NaN without negatives."""
+        return self._rate(NEGATIVE)
+
+    def sensitivity(self) -> Curve:
+        """(G, T) share of positive pairs accepted, in [0, 1]; NaN without positives."""
+        return self._rate(POSITIVE)
+
+    def frr(self) -> Curve:
+        """(G, T) share of positive pairs rejected, in [0, 1]; NaN without positives."""
+        return 1.0 - self.sensitivity()
+
+    def precision(self) -> Curve:
+        """(G, T) share of accepted pairs that are positive; NaN where none is accepted."""
+        accepted = self.accepted()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(accepted[:, POSITIVE] / accepted.sum(axis=1))
+
+    def utility(self, c: float = 1.0) -> Curve:
+        """(G, T) F-measure of specificity and sensitivity, in [0, 1]; NaN without positives.
+
+        ``c = 1``, the default, is their harmonic mean.
+        Zhang et al., ICLR 2024, arXiv:2307.04047; docs/methods.md section 1.
+        """
+        return utility(self.sensitivity(), 1.0 - self.far(), c)
+
+    def _rate(self, kind: int) -> Curve:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(self.accepted()[:, kind] / self.totals()[:, kind, None])
+
+    def bounds(
+        self, threshold: float | np.float32
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and most pairs, both (G, 2), that each group can have accepted at ``threshold``.
+
+        At an edge they are equal, and exact. Between edges the truth lies between the counts of
+        the two neighbouring edges (before the first: between none and the first; beyond the last:
+        between the last and all pairs), so the error is at most the pairs of one bin. Raises
+        ``ValueError`` for a threshold that is not a number.
+        """
+        value = np.float32(threshold)
+        if np.isnan(value):
+            raise ValueError("threshold is not a number; expected a cosine distance")
+        accepted = self.accepted()
+        none, everything = np.zeros((*accepted.shape[:2], 1)), self.totals()[:, :, None]
+        steps = np.concatenate([none, accepted, everything], axis=2)
+        below = int(np.searchsorted(self.grid.edges, value, side="right"))
+        above = int(np.searchsorted(self.grid.edges, value, side="left")) + 1
+        return steps[:, :, below], steps[:, :, above]
+
+
 @dataclass(frozen=True, slots=True)
-class OperatingCounts:
+class OperatingCounts(Rates):
     """Pairs by group, bucket, kind and distance bin."""
 
     grid: Grid
@@ -112,36 +178,6 @@ class OperatingCounts:
     def accepted(self) -> NDArray[np.float64]:
         """(G, 2, T) pairs of each group accepted at each edge."""
         return np.asarray(self.pairs.sum(axis=1)[:, :, :-1].cumsum(axis=2))
-
-    def far(self) -> Curve:
-        """(G, T) share of negative pairs accepted, in [0, 1]; NaN without negatives."""
-        return self._rate(NEGATIVE)
-
-    def sensitivity(self) -> Curve:
-        """(G, T) share of positive pairs accepted, in [0, 1]; NaN without positives."""
-        return self._rate(POSITIVE)
-
-    def frr(self) -> Curve:
-        """(G, T) share of positive pairs rejected, in [0, 1]; NaN without positives."""
-        return 1.0 - self.sensitivity()
-
-    def precision(self) -> Curve:
-        """(G, T) share of accepted pairs that are positive; NaN where none is accepted."""
-        accepted = self.accepted()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(accepted[:, POSITIVE] / accepted.sum(axis=1))
-
-    def utility(self, c: float = 1.0) -> Curve:
-        """(G, T) F-measure of specificity and sensitivity, in [0, 1]; NaN without positives.
-
-        ``c = 1``, the default, is their harmonic mean.
-        Zhang et al., ICLR 2024, arXiv:2307.04047; docs/methods.md section 1.
-        """
-        return utility(self.sensitivity(), 1.0 - self.far(), c)
-
-    def _rate(self, kind: int) -> Curve:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self.accepted()[:, kind] / self.totals()[:, kind, None])
 
 
 def utility(sensitivity: Curve, specificity: Curve, c: float = 1.0) -> Curve:

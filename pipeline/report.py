@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.calibration import Choice, OperatingPoint
+from pipeline.calibration import Choice
 from pipeline.durable import write_durably
+from pipeline.extremes import EpsOpis, Spread
 from pipeline.intervals import UNKNOWN, Interval
 from pipeline.numerals import (
     distance,
@@ -31,7 +32,11 @@ from pipeline.numerals import (
 from pipeline.operating import Curve
 from pipeline.opis import Opis
 from pipeline.page import definitions, figure, folded, note, page, points, section, table
-from pipeline.plots import NAMED, ROWS, CurvePanel, measured, rates_figure, to_svg, utility_figure
+from pipeline.plots_curves import NAMED, CurvePanel, measured, utility_figure
+from pipeline.plots_rates import ROWS, rates_figure
+from pipeline.plots_style import to_svg
+from pipeline.points import OperatingPoint
+from pipeline.report_parts import POINT_HEAD, extreme_rows, point_cells, some, worst_first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +61,10 @@ class Evaluation:
     """Over the customers."""
     inconsistency: tuple[Interval, ...] = ()
     """(G,) gap of each customer to the mean curve; empty where it was not measured."""
+    eps: EpsOpis | None = None
+    """The worst customers against the others; None where it was not measured."""
+    spreads: tuple[Spread, Spread] | None = None
+    """How far FAR and FRR lie apart between the customers, over the calibration range."""
     recall_at_1: float = math.nan
     """Share of queries whose nearest item has their label."""
     recall_at_1_across: float = math.nan
@@ -145,14 +154,9 @@ def _curves(content: ReportContent) -> str:
     if known > NAMED:
         caption += f" Named: the {NAMED} customers farthest from the mean."
     if known < len(content.served.groups):
-        caption += f" Without a positive pair, hence without a curve: {_without_curve(panels[0])}."
+        without = [group for group in panels[0].groups if group not in measured(panels[0])]
+        caption += f" Without a positive pair, hence without a curve: {some(without, NAMED)}."
     return figure(to_svg(utility_figure(panels)), "Utility against threshold by customer", caption)
-
-
-def _without_curve(panel: CurvePanel) -> str:
-    missing = [group for group in panel.groups if group not in measured(panel)]
-    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-    return ", ".join(missing[:NAMED]) + more
 
 
 def _overall(content: ReportContent) -> str:
@@ -170,6 +174,7 @@ def _overall(content: ReportContent) -> str:
         ("OPIS, corrected for noise (10⁻³)",
          [thousandths_interval(c.opis.corrected) for c in columns]),
         ("… customers in it", [str(c.opis.groups_corrected) for c in columns]),
+        *extreme_rows([c.eps for c in columns], [c.spreads for c in columns]),
         ("R@1, nearest item has the label", [share(c.recall_at_1) for c in columns]),
     ]  # fmt: skip
     if not all(math.isnan(c.recall_at_1_across) for c in columns):
@@ -196,22 +201,16 @@ def _customers(served: Evaluation) -> str:
     svg = to_svg(rates_figure(served.overall, served.customers))
     gaps = dict(zip(served.groups, served.inconsistency, strict=False))
     head = (
-        "Customer, lowest utility first", "Identities", "FAR", "FRR", "Precision", "Utility",
-        "Inconsistency (10⁻³)",
-    )  # fmt: skip
+        "Customer, lowest utility first", "Identities", *POINT_HEAD, "Inconsistency (10⁻³)",
+    )
     rows = [
         (
-            point.name, str(point.identities), share_interval(point.far),
-            share_interval(point.frr), share(point.precision), number(point.utility),
+            point.name, str(point.identities), *point_cells(point),
             thousandths_interval(gaps.get(point.name, UNKNOWN)),
         )
-        for point in sorted(served.customers, key=_by_utility)
+        for point in worst_first(served.customers)
     ]  # fmt: skip
     return figure(svg, "FAR, FRR and precision by customer", caption) + table(head, rows)
-
-
-def _by_utility(point: OperatingPoint) -> tuple[float, str]:
-    return (math.inf if math.isnan(point.utility) else point.utility, point.name)
 
 
 def _provenance(content: ReportContent) -> str:

@@ -9,6 +9,7 @@ Formulas: docs/methods.md sections 1 and 6.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.curves import BucketCurves, Thresholds, mean_over_splits
 from pipeline.intervals import (
@@ -16,10 +17,10 @@ from pipeline.intervals import (
     Interval,
     jackknife_deviations,
     jackknife_variance,
-    squared_norm,
     student,
 )
 from pipeline.operating import Curve, OperatingCounts
+from pipeline.squares import squared_norm
 
 
 def reference_curve(counts: OperatingCounts, thresholds: Thresholds) -> Curve:
@@ -55,7 +56,9 @@ def curve_shift(
     values = mean_over_splits((now_a - then_a) * (now_b - then_b))
     noise = [jackknife_deviations(side.curve, side.occupied) for side in (here, there)]
     moved = here.curve() - there.curve()
-    return squared_norm(values, moved, np.concatenate(noise), here.evidence - 1, tail)
+    now_noise, then_noise = (np.square(side).sum(axis=(0, 2)) for side in noise)
+    degrees = _degrees(now_noise, then_noise, here, there)
+    return squared_norm(values, moved, np.concatenate(noise), degrees, tail)
 
 
 def utility_change(
@@ -67,9 +70,30 @@ def utility_change(
     here = BucketCurves(now, at)
     there = BucketCurves(calibration.select(now.groups), at)
     change = here.curve()[:, 0] - there.curve()[:, 0]
-    variance = jackknife_variance(lambda kept: here.curve(kept)[:, 0], here.occupied)
-    variance = variance + jackknife_variance(lambda kept: there.curve(kept)[:, 0], there.occupied)
+    now_variance = jackknife_variance(lambda kept: here.curve(kept)[:, 0], here.occupied)
+    then_variance = jackknife_variance(lambda kept: there.curve(kept)[:, 0], there.occupied)
+    degrees = _degrees(now_variance, then_variance, here, there)
     return tuple(
-        student(float(value), float(spread), int(buckets) - 1, tail)
-        for value, spread, buckets in zip(change, variance, here.evidence, strict=True)
+        student(float(value), float(spread), float(freedom), tail)
+        for value, spread, freedom in zip(
+            change, now_variance + then_variance, degrees, strict=True
+        )
     )
+
+
+def _degrees(
+    now: NDArray[np.float64], then: NDArray[np.float64], here: BucketCurves, there: BucketCurves
+) -> NDArray[np.float64]:
+    """(G,) degrees of freedom of the sum of two variances (G,), Welch and Satterthwaite's.
+
+    The side with fewer buckets decides where it is also the noisier one; 0 where a side with
+    noise, or both, have a single bucket.
+    """
+    total, lost = now + then, np.zeros(now.size)
+    for variance, side in ((now, here), (then, there)):
+        own = np.maximum(side.evidence - 1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lost += np.where(variance > 0, np.square(variance) / own, 0.0)
+    most = np.minimum(here.evidence, there.evidence) - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(lost > 0, np.square(total) / lost, most)

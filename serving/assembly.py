@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.calibration import Choice, curve_thresholds
+from pipeline.calibration import curve_thresholds
+from pipeline.findings import recorded_choice
 from pipeline.live import draw_plan
 from pipeline.manifest import MANIFEST
 from pipeline.records import open_records
@@ -115,10 +116,7 @@ def gauges_of(settings: Settings) -> Gauges:
 
 def reference_of(release: Release) -> Reference:
     """What drift is measured against: the release's own counts over its calibration range."""
-    reach = release.calibration.get("range")
-    spacing = str(reach["spacing"]) if isinstance(reach, dict) else "euclidean"
-    low, high = (np.float32(end) for end in release.calibration_range)
-    choice = Choice(release.threshold, low, high, widened=False, guarantee="")
+    choice, spacing = recorded_choice(release)
     return Reference(
         release=release.id12, baseline=release.counts()["baseline"],
         thresholds=curve_thresholds(choice, spacing), threshold=release.threshold,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.calibration import Choice, OperatingPoint
+from pipeline.calibration import Choice
+from pipeline.extremes import Corrected, EpsOpis, Spread
 from pipeline.intervals import UNKNOWN, Interval
 from pipeline.opis import Opis
+from pipeline.points import OperatingPoint
 from pipeline.report import Evaluation, ReportContent
 
 CATEGORIES = (
@@ -47,6 +49,8 @@ def evaluation(
         customers=points,
         opis=Opis(float(gaps.mean()), Interval(9e-4, 4e-4, 1.4e-3), len(groups), len(groups)),
         inconsistency=tuple(Interval(gap, gap / 2, gap * 2) for gap in gaps.tolist()),
+        eps=EpsOpis(Corrected(5e-3, 4e-3), Corrected(4e-3, 3e-3), Corrected(1e-3, -5e-4), 0.1, 1),
+        spreads=(Spread(0.1, Corrected(7e-4, 6e-4)), Spread(0.2, Corrected(9e-4, 8e-4))),
         recall_at_1=0.721,
         recall_at_1_across=0.564,
     )  # fmt: skip

@@ -75,3 +75,40 @@ def test_a_vector_without_direction_is_refused_by_row(bad, what):
 def test_different_dimensions_are_refused():
     with pytest.raises(ValueError, match="3 dimensions, the gallery has 4"):
         distance.deciding(vectors(1, 3, 0), vectors(1, 4, 0))
+
+
+def rounded(total: float) -> np.float32:
+    return np.float32(min(max(1.0 - total, 0.0), 2.0))
+
+
+@given(st.one_of(st.floats(0, 2, width=32), st.sampled_from([0.0, 0.5, 0.75, 1.0, 1.5])))
+def test_the_least_sum_within_an_edge_is_just_that(edge):
+    (least,) = distance.least_sums(np.asarray([edge], np.float32))
+    if edge >= 2:
+        assert least == -4  # accepts all
+        return
+    assert rounded(least) <= np.float32(edge) < rounded(np.nextafter(least, -4))
+
+
+def test_an_edge_below_zero_accepts_nothing():
+    assert distance.least_sums(np.asarray([-1e-9, 2.0, 3.0], np.float32)).tolist() == [4, -4, -4]
+
+
+@pytest.mark.parametrize("dimension", [1, 7, 128, 4096])
+def test_no_float32_product_is_further_off_than_its_bound(dimension):
+    a, b = vectors(50, dimension, 1), vectors(60, dimension, 2)
+    a[:10] = np.sign(a[:10]) / np.float32(np.sqrt(dimension))  # equal terms: errors add up
+    b[:10] = np.abs(a[:10]) * np.sign(a[:1])
+    exact = a.astype(np.longdouble) @ b.astype(np.longdouble).T
+    bound = distance.error_of_products(a, b)
+    assert np.abs(a @ b.T - exact).max() <= bound
+    slow = np.zeros(exact.shape, np.float32)
+    for k in range(dimension):  # the worst order there is
+        slow = slow + a[:, None, k] * b[None, :, k]
+    assert np.abs(slow - exact).max() <= bound < dimension * 2.0**-23
+
+
+def test_longer_rows_have_a_larger_bound():
+    a = vectors(5, 16, 1)
+    assert distance.error_of_products(a * np.float32(2)) > 3.9 * distance.error_of_products(a)
+    assert distance.error_of_products(a, a * np.float32(2)) > 1.9 * distance.error_of_products(a)

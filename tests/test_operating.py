@@ -120,3 +120,23 @@ def test_counts_survive_the_disk(tmp_path):
     assert back["c"].groups == ("ada", "bob")
     assert_array_equal(back["c"].pairs, 2 * seen.pairs)
     assert_array_equal(back["a.b"].grid.edges, GRID.edges)
+
+
+@given(PAIRS, st.sampled_from([-0.1, 0.0, 0.1, 0.2, 0.25, 0.3, 0.5, 0.9, 1.0, 1.5, 2.0]))
+def test_between_edges_the_accepted_pairs_lie_within_their_bounds(pairs, threshold):
+    lower, upper = counts(pairs).bounds(threshold)
+    for g, group in enumerate(("ada", "bob")):
+        for kind in (NEGATIVE, POSITIVE):
+            mine = [d for d, positive, name, _ in pairs if (positive, name) == (bool(kind), group)]
+            truth = sum(np.float32(d) <= np.float32(threshold) for d in mine)
+            assert lower[g, kind] <= truth <= upper[g, kind]
+            if np.float32(threshold) in GRID.edges:
+                assert lower[g, kind] == upper[g, kind]
+            bin_ = int(GRID.bin_of(np.asarray([threshold], np.float32))[0])
+            in_bin = sum(int(GRID.bin_of(np.asarray([d], np.float32))[0]) == bin_ for d in mine)
+            assert upper[g, kind] - lower[g, kind] in (0, in_bin)
+
+
+def test_bounds_at_no_number_are_an_error():
+    with pytest.raises(ValueError, match="threshold is not a number"):
+        counts([]).bounds(float("nan"))

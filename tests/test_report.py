@@ -107,7 +107,7 @@ def test_a_curve_is_drawn_for_each_customer_and_their_mean_in_colours_of_their_o
         drawn = [p.get("style", "") for p in group.iter(f"{SVG}path")]
         colours = {c for s in drawn for c in re.findall(r"stroke: (#[0-9a-f]{6})", s)}
         assert {"#332288", "#cc6677", "#117733", "#b00020"} <= colours
-        assert len(colours - {"#000000", "#e6e6e6", "#b00020"}) == len(CATEGORIES)
+        assert len(colours - {"#000000", "#e6e6e6", "#b00020", "#e08214"}) == len(CATEGORIES)
     assert sum("stroke-dasharray" in style for style in styles) >= 12
 
 
@@ -123,6 +123,10 @@ def test_the_tables_hold_the_numbers_that_were_given(whole):
     assert page.row("FRR, mean over customers") == ["35.00 % [31.00, 39.00]"] * 2
     assert page.row("OPIS, corrected for noise (10⁻³)") == ["0.90 [0.40, 1.40]"] * 2
     assert page.row("R@1, nearest item of another vendor") == ["56.40 %"] * 2
+    worst = "10 %-OPIS, OPIS of the worst minus OPIS of the rest, raw; corrected (10⁻³)"
+    assert page.row(worst) == ["1.00; -0.50"] * 2
+    spread = "FRR spread over the range, mean squared gap, raw; corrected (10⁻³)"
+    assert page.row(spread) == ["0.90; 0.80"] * 2
     assert page.row("model.onnx") == ["ab" * 32]
     assert "paired: -1.10 [-1.60, -0.50] · 10⁻³" in whole
     assert "widened so that it holds the threshold" in whole
@@ -164,6 +168,16 @@ def test_an_unknown_number_is_a_dash_in_tables_and_said_so_in_figures():
     assert curves.count("no customer with positive pairs") == 2
     assert rates.count("n/a") == 3 * (len(CATEGORIES) + 1)
     assert not any("nan" in word.lower() for word in curves + rates)
+
+
+def test_extremes_that_nobody_measured_have_no_row():
+    plain = dataclasses.replace(evaluation(), eps=None, spreads=None)
+    text = render(content(plain))
+    assert "10 %-OPIS" not in text
+    assert "spread" not in text
+    page = Page(render(content(plain, evaluation())))
+    form = "10 %-OPIS, mean squared gap of the worst to the best, raw; corrected (10⁻³)"
+    assert page.row(form) == ["—", "5.00; 4.00"]
 
 
 def test_a_recall_that_nobody_measured_has_no_row():

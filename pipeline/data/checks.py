@@ -49,26 +49,52 @@ def check_table(table: pa.Table, folder: Path) -> tuple[Items, Faults]:
         content, reasons = read_images(table[kind], folder)
     else:
         content, reasons = (read_texts if kind == "text" else read_vectors)(table[kind])
-    faults = _own_faults(names)
-    for row, reason in reasons.items():
-        faults.setdefault(row, (kind, reason))
-    for column, found in (("item_id", _repeated_ids(names, faults)),
-                          ("split", _split_classes(names, faults))):
-        for row, reason in found.items():
-            faults.setdefault(row, (column, reason))
-    names["role"][missing(names["role"])] = "both"
-    names["split"][missing(names["split"])] = ""
+    faults = _faults(names, {row: (kind, reason) for row, reason in reasons.items()})
     metadata = table.drop_columns(
         [name for name in table.column_names if name in names or name == kind]
     )
     return Items(**names, kind=kind, content=content, metadata=metadata), faults
 
 
-def _check_columns(names: list[str]) -> str:
-    """The kind of the content; ``ItemsError`` where a column is missing or stands twice."""
+def check_names(table: pa.Table) -> tuple[dict[str, Strings], Faults]:
+    """The columns of names of a ``table`` that needs no content, and what is wrong with rows.
+
+    Only ``label`` has to be there: without ``item_id`` the row's number is the id, without
+    ``customer`` all items are shared. Raises ``ItemsError``, without the file's name.
+    """
+    _require_once(table.column_names)
+    if "label" not in table.column_names:
+        raise ItemsError(
+            f"column 'label' is missing; expected the name of each item's class (null: not "
+            f"counted), found {', '.join(table.column_names) or 'no columns'}"
+        )
+    names = {name: _names(table, name) for name in NAME_COLUMNS}
+    if "item_id" not in table.column_names:
+        width = len(str(table.num_rows))
+        names["item_id"][:] = [f"{row:0{width}d}" for row in range(table.num_rows)]
+    return names, _faults(names, {})
+
+
+def _faults(names: dict[str, Strings], others: Faults) -> Faults:
+    """What is wrong with each row; ``others`` come after a row's own names. Fills in defaults."""
+    faults = others | _own_faults(names)
+    for column, find in (("item_id", _repeated_ids), ("split", _split_classes)):
+        for row, reason in find(names, faults).items():
+            faults.setdefault(row, (column, reason))
+    names["role"][missing(names["role"])] = "both"
+    names["split"][missing(names["split"])] = ""
+    return faults
+
+
+def _require_once(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ItemsError(f"column {name!r} stands {names.count(name)} times; expected once")
+
+
+def _check_columns(names: list[str]) -> str:
+    """The kind of the content; ``ItemsError`` where a column is missing or stands twice."""
+    _require_once(names)
     kinds = [kind for kind in KINDS if kind in names]
     missing = next((name for name in _REQUIRED if name not in names), None)
     if missing is not None:

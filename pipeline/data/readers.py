@@ -32,9 +32,7 @@ def read_items(path: Path, *, rejected: Path | None = None) -> Items:
     file instead, with a ``reason``; a table that cannot be read at all still raises.
     """
     try:
-        table, folder = _read(path)
-        if table.num_rows == 0:
-            raise ItemsError("no items; expected at least one row")
+        table, folder = read_table(path)
         items, faults = check_table(table, folder)
     except ItemsError as error:
         raise ItemsError(f"{path}: {error}") from None
@@ -94,12 +92,23 @@ def _write_rejected(tables: list[pa.Table], rejected: Path) -> None:
     partial.replace(rejected)
 
 
-def _read(path: Path) -> tuple[pa.Table, Path]:
-    """The raw table, and the folder that its image paths are relative to."""
+def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[pa.Table, Path]:
+    """The raw table, and the folder that its image paths are relative to; at least one row.
+
+    ``needed``: columns that suffice, where the format can leave out the others. Raises
+    ``ItemsError``, without the file's name, for what is no table.
+    """
+    table, folder = _read(path, needed)
+    if table.num_rows == 0:
+        raise ItemsError("no items; expected at least one row")
+    return table, folder
+
+
+def _read(path: Path, needed: Sequence[str]) -> tuple[pa.Table, Path]:
     if path.is_dir():
         return _read_folder(path), path
     formats: dict[str, Callable[[Path], pa.Table]] = {
-        ".parquet": _read_parquet,
+        ".parquet": lambda path: _read_parquet(path, needed),
         ".csv": _read_csv,
         ".arrow": pyarrow.feather.read_table,
         ".feather": pyarrow.feather.read_table,
@@ -115,9 +124,11 @@ def _read(path: Path) -> tuple[pa.Table, Path]:
         raise ItemsError(f"not a readable {path.suffix.lower()[1:]} file: {first}") from None
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path, needed: Sequence[str]) -> pa.Table:
+    names = pq.read_schema(path).names
+    enough = [name for name in names if name in needed]
     # Without partitioning: a folder called a=b above the file adds no column.
-    return pq.read_table(path, partitioning=None)
+    return pq.read_table(path, columns=enough if "label" in enough else None, partitioning=None)
 
 
 def _read_csv(path: Path) -> pa.Table:

@@ -1,0 +1,245 @@
+"""All pairs of N items counted by class, in O(items x bins) memory and on every core.
+
+Rows are sorted by class. Negatives: tiles of the matrix of similarities, each unordered pair
+once, its two ends counted from one product; the bins are exact (``pipeline.binning``).
+Positives: the deciding distances inside each class. No N x N matrix is ever held, and pairs
+beyond the grid get no bin: their number follows from the totals.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pipeline.binning import Ruler, ruler_of
+from pipeline.classes import SPLITS, UNITS, ClassCounts, half_bits, ranks_in_class
+from pipeline.distance import Vectors
+from pipeline.gallery import NORM_TOLERANCE
+from pipeline.operating import NEGATIVE, Grid
+from pipeline.tallies import add_units, count_ends
+from pipeline.tiles import bins_of_tile, count_inside, room_for
+
+ROWS, COLUMNS = 512, 1024
+"""Of a tile: its products and its counts stay in the second-level cache."""
+
+Labels = NDArray[np.object_] | Sequence[str | None]
+Tile = tuple[slice, slice]
+T = TypeVar("T")
+
+
+class PairsError(ValueError):
+    """Vectors, labels or ids that cannot be counted; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Labelled items sorted by (class, unit, rank), and where each class and unit lies."""
+
+    vectors: Vectors
+    """(n, d) float32 unit rows, contiguous."""
+    groups: tuple[str, ...]
+    """(G,) names of the classes, sorted."""
+    spans: NDArray[np.int64]
+    """(G + 1,) first row of each class."""
+    firsts: NDArray[np.int64]
+    """(G + 1,) first unit of each class."""
+    ends: NDArray[np.int64]
+    """(n,) for each row, the first row of the next class."""
+    units: NDArray[np.int64]
+    """(n,) unit of each row."""
+    bits: NDArray[np.uint8]
+    """(U,) half of each unit in each split."""
+
+    def tiles(self, shard: tuple[int, int], shape: tuple[int, int]) -> list[Tile]:
+        """The tiles of a shard, which together with the other shards' cover every pair once."""
+        n, (rows, columns) = len(self.vectors), shape
+        every = [
+            (slice(i, min(i + rows, n)), slice(j, min(j + columns, n)))
+            for i in range(0, n, rows)
+            for j in range(i, n, columns)
+        ]
+        return every[shard[0] :: shard[1]]
+
+    def starts(self, rows: slice, columns: slice) -> NDArray[np.int64]:
+        """(r,) first column of a tile that is a negative of each row, and lies after it."""
+        return np.asarray(np.maximum(self.ends[rows] - columns.start, 0))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_classes(
+    vectors: Vectors,
+    labels: Labels,
+    item_ids: NDArray[np.object_] | Sequence[str],
+    grid: Grid,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> ClassCounts:
+    """Count every unordered pair of labelled items by class, kind and distance bin.
+
+    ``vectors`` (n, d) float32 unit rows; ``labels`` (n,) str, None where an item has no label and
+    is left out; ``item_ids`` (n,) str, from which the halves of the classes are drawn. Counts are
+    whole numbers, equal to those of the deciding distance of every pair. ``device``: "cpu", or a
+    device of torch for the products. ``threads``: all cores by default. ``shard`` (i, n): the
+    i-th of n parts, whose counts add up to the whole.
+
+    Raises ``PairsError`` for arrays that do not fit each other, rows that are not unit vectors,
+    and a shard or a device that does not exist.
+    """
+    if not (0 <= shard[0] < shard[1]):
+        raise PairsError(f"shard: {shard}; expected (i, n) with 0 <= i < n")
+    workers = cores() if threads is None else threads
+    if workers < 1:
+        raise PairsError(f"threads: {workers}; expected at least 1")
+    layout = lay_out(vectors, labels, item_ids)
+    ruler = ruler_of(grid, layout.vectors)
+    if device == "cpu":
+        counts = _negatives(layout, ruler, shard, workers)
+    else:
+        from pipeline.cuda import negatives  # torch is slow to load, and not always there
+
+        counts = negatives(layout, ruler, shard, device)
+    counts[:, -1] -= counts[:, :-1].sum(axis=1)  # from all pairs to those beyond the grid
+    whole, halves = _by_class(layout, ruler, counts, shard, workers)
+    return ClassCounts(grid, layout.groups, np.diff(layout.spans), whole, halves)
+
+
+def lay_out(
+    vectors: Vectors, labels: Labels, item_ids: NDArray[np.object_] | Sequence[str]
+) -> Layout:
+    """Check and sort the labelled items; see ``count_classes``."""
+    _require(vectors, labels, item_ids)
+    labelled = [i for i, label in enumerate(labels) if label is not None]
+    kept = np.asarray(labelled, np.int64)
+    groups = tuple(sorted({str(label) for label in labels if label is not None}))
+    code = {name: i for i, name in enumerate(groups)}
+    codes = np.asarray([code[str(label)] for label in labels if label is not None], np.int64)
+    ranks = ranks_in_class(codes, [item_ids[i] for i in labelled], vectors, kept)
+    sizes = np.bincount(codes, minlength=len(groups))
+    spans, firsts = (np.concatenate([[0], np.cumsum(n)]) for n in (sizes, np.minimum(sizes, UNITS)))
+    order = np.lexsort((ranks, ranks % UNITS, codes))
+    codes, ranks = codes[order], ranks[order]
+    bits = [half_bits(int(size)) for size in sizes]
+    return Layout(
+        vectors=np.ascontiguousarray(vectors[kept[order]]),
+        groups=groups,
+        spans=spans,
+        firsts=firsts,
+        ends=spans[codes + 1],
+        units=firsts[codes] + ranks % UNITS,
+        bits=np.concatenate([*bits, np.empty(0, np.uint8)]),
+    )
+
+
+def _require(
+    vectors: Vectors, labels: Labels, item_ids: NDArray[np.object_] | Sequence[str]
+) -> None:
+    if vectors.ndim != 2 or vectors.dtype != np.float32:
+        raise PairsError(f"vectors: {vectors.dtype} {vectors.shape}; expected float32 (n, d)")
+    if not len(vectors) == len(labels) == len(item_ids):
+        raise PairsError(
+            f"{len(vectors)} vectors, {len(labels)} labels, {len(item_ids)} item ids; "
+            "expected one of each for every item"
+        )
+    for what, values in (("label", labels), ("item id", item_ids)):
+        for row, value in enumerate(values):
+            if not (isinstance(value, str) or (value is None and what == "label")):
+                remedy = "a str, or None for no label" if what == "label" else "a str"
+                raise PairsError(f"row {row}: {what} {value!r}; expected {remedy}")
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
+    if bad.size:
+        raise PairsError(
+            f"row {bad[0]}: vector of length {norms[bad[0]]:.6g}; expected unit rows, "
+            "which distance.unit(vectors) makes"
+        )
+
+
+def _negatives(
+    layout: Layout, ruler: Ruler, shard: tuple[int, int], workers: int
+) -> NDArray[np.int64]:
+    """(U, T + 1) negative pairs of each unit by bin; the last one counts all of its pairs."""
+    total = np.zeros((layout.bits.size, ruler.cuts.size + 1), np.int64)
+    lock = threading.Lock()
+
+    def work(take: Callable[[], Tile | None]) -> None:
+        products, found = np.empty(ROWS * COLUMNS, np.float32), room_for(ROWS * COLUMNS)
+        counts = [np.empty((size, total.shape[1]), np.int32) for size in (ROWS, COLUMNS)]
+        while (tile := take()) is not None:
+            a, b = layout.vectors[tile[0]], layout.vectors[tile[1]]
+            block = products[: len(a) * len(b)].reshape(len(a), len(b))
+            np.matmul(a, b.T, out=block)
+            starts, units = layout.starts(*tile), [layout.units[part] for part in tile]
+            near = bins_of_tile(block, starts, (a, b), ruler, found)
+            for count in counts:
+                count.fill(0)
+            count_ends(
+                (found[0][:near], found[1][:near], found[2][:near]),
+                starts,
+                (units[0] - units[0][0], units[1] - units[1][0]),
+                (counts[0], counts[1]),
+            )
+            with lock:
+                for unit, count in zip(units, counts, strict=True):
+                    total[unit[0] : unit[-1] + 1] += count[: unit[-1] + 1 - unit[0]]
+
+    _on_threads(work, layout.tiles(shard, (ROWS, COLUMNS)), workers)
+    return total
+
+
+def _by_class(
+    layout: Layout, ruler: Ruler, units: NDArray[np.int64], shard: tuple[int, int], workers: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``whole`` and ``halves`` of the classes: negatives from their units, positives counted."""
+    groups, bins = len(layout.groups), ruler.cuts.size + 1
+    whole, halves = np.zeros((groups, 2, bins)), np.zeros((groups, SPLITS, 2, 2, bins))
+    bits, limits = layout.bits[layout.units], (ruler.cuts, ruler.fine_error)
+
+    def work(take: Callable[[], NDArray[np.int64] | None]) -> None:
+        while (some := take()) is not None:
+            add_units(units, layout.firsts, layout.bits, some, halves)
+            whole[some, NEGATIVE] = halves[some, 0, :, NEGATIVE].sum(axis=1)
+            dealt = some[some % shard[1] == shard[0]]
+            count_inside(layout.vectors, layout.spans, bits, limits, dealt, (whole, halves))
+
+    _on_threads(work, np.array_split(np.arange(groups), max(groups // 16, 1)), workers)
+    return whole, halves
+
+
+def _on_threads(
+    work: Callable[[Callable[[], T | None]], None], parts: Sequence[T], workers: int
+) -> None:
+    """Run ``work`` on each thread; it takes parts until there are none. BLAS: one thread each."""
+    todo: SimpleQueue[T] = SimpleQueue()
+    for part in parts:
+        todo.put(part)
+
+    def take() -> T | None:
+        try:
+            return todo.get_nowait()
+        except Empty:
+            return None
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(work, take) for _ in range(min(workers, len(parts)))]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:  # after an error or an interrupt, no thread begins another part
+            while take() is not None:
+                pass
+        for done in running:
+            done.result()
