@@ -167,10 +167,6 @@ class OperatingCounts(Rates):
                 pairs[i] = self.pairs[row[name]]
         return OperatingCounts(self.grid, names, pairs)
 
-    def keep_buckets(self, kept: NDArray[np.bool_]) -> OperatingCounts:
-        """The counts of the buckets marked in ``kept`` (32,), the others zero."""
-        return OperatingCounts(self.grid, self.groups, self.pairs * kept[None, :, None, None])
-
     def totals(self) -> NDArray[np.float64]:
         """(G, 2) pairs of each group: negatives, positives."""
         return np.asarray(self.pairs.sum(axis=(1, 3)))

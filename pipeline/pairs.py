@@ -28,7 +28,7 @@ from pipeline.operating import NEGATIVE, Grid
 from pipeline.tallies import add_units, count_ends
 from pipeline.tiles import bins_of_tile, count_inside, room_for
 
-ROWS, COLUMNS = 512, 1024
+ROWS, COLUMNS = 1024, 1024
 """Of a tile: its products and its counts stay in the second-level cache."""
 
 Labels = NDArray[np.object_] | Sequence[str | None]
@@ -62,12 +62,14 @@ class Layout:
     def tiles(self, shard: tuple[int, int], shape: tuple[int, int]) -> list[Tile]:
         """The tiles of a shard, which together with the other shards' cover every pair once."""
         n, (rows, columns) = len(self.vectors), shape
-        every = [
-            (slice(i, min(i + rows, n)), slice(j, min(j + columns, n)))
-            for i in range(0, n, rows)
-            for j in range(i, n, columns)
-        ]
-        return every[shard[0] :: shard[1]]
+        every: list[Tile] = []
+        for i in range(0, n, rows):
+            half, end = min(i + rows // 2, n), min(i + rows, n)
+            # On the diagonal, where half of a square is counted from the other side, smaller ones.
+            every += [(slice(i, half), slice(i, end)), (slice(half, end), slice(half, end))]
+            right = (slice(j, min(j + columns, n)) for j in range(end, n, columns))
+            every += [(slice(i, end), part) for part in right]
+        return [tile for tile in every if tile[0].start < tile[0].stop][shard[0] :: shard[1]]
 
     def starts(self, rows: slice, columns: slice) -> NDArray[np.int64]:
         """(r,) first column of a tile that is a negative of each row, and lies after it."""
@@ -155,11 +157,13 @@ def _require(
             f"{len(vectors)} vectors, {len(labels)} labels, {len(item_ids)} item ids; "
             "expected one of each for every item"
         )
-    for what, values in (("label", labels), ("item id", item_ids)):
-        for row, value in enumerate(values):
-            if not (isinstance(value, str) or (value is None and what == "label")):
-                remedy = "a str, or None for no label" if what == "label" else "a str"
-                raise PairsError(f"row {row}: {what} {value!r}; expected {remedy}")
+    for what, values, kinds, remedy in (
+        ("label", labels, (str, type(None)), "a str, or None for no label"),
+        ("item id", item_ids, (str,), "a str"),
+    ):
+        if not all(issubclass(kind, kinds) for kind in set(map(type, values))):
+            row = [isinstance(value, kinds) for value in values].index(False)
+            raise PairsError(f"row {row}: {what} {values[row]!r}; expected {remedy}")
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
     if bad.size:

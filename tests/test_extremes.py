@@ -63,9 +63,11 @@ def both(entry, kind):
 INNER = slice(6, 16)
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.1, 1), (0.25, 2), (0.5, 4)])
-def test_the_three_forms_follow_their_definitions(share, number):
-    counts = customers(np.random.default_rng(0), np.linspace(-0.1, 0.1, 8), 80)
+@pytest.mark.parametrize(
+    ("share", "number", "groups"), [(0.1, 1, 8), (0.25, 2, 8), (0.5, 4, 8), (0.3, 18, 60)]
+)
+def test_the_three_forms_follow_their_definitions(share, number, groups):
+    counts = customers(np.random.default_rng(0), np.linspace(-0.1, 0.1, groups), 80)
     found = eps_opis(counts, THRESHOLDS[INNER], share=share)
     assert (found.share, found.groups) == (share, number)
     whole = utilities(counts, np.ones(BUCKETS))[:, INNER]
@@ -74,7 +76,9 @@ def test_the_three_forms_follow_their_definitions(share, number):
         slow_forms(utilities(counts, h)[:, INNER], utilities(counts, ~h)[:, INNER], number)
         for h in HALVES
     ]
-    assert_allclose(both(found, "corrected"), np.mean(halves, axis=0), rtol=1e-9)
+    # Of 60 groups two may tie in a half: the oracle takes either.
+    rtol = 1e-9 if groups == 8 else 1e-3
+    assert_allclose(both(found, "corrected"), np.mean(halves, axis=0), rtol=rtol)
 
 
 def test_the_raw_forms_by_hand():
@@ -176,6 +180,15 @@ def test_a_shift_of_the_positives_spreads_frr_and_not_far():
     far, frr = ([entry[i].variance.corrected for entry in found] for i in (0, 1))
     assert np.mean(frr) > 0.01
     assert abs(np.mean(far)) < 4 * np.std(far) / np.sqrt(30)
+
+
+def test_two_groups_are_enough_to_lie_apart():
+    counts = customers(np.random.default_rng(8), [0.0, 0.2])
+    far, frr = rate_spreads(counts, THRESHOLDS)
+    for spread, rates in ((far, counts.far()), (frr, counts.frr())):
+        gap = np.abs(rates[0] - rates[1])
+        assert_allclose(spread.gap, gap.mean(), rtol=1e-12)
+        assert_allclose(spread.variance.raw, np.square(gap / 2).mean(), rtol=1e-12)
 
 
 def test_too_few_groups_are_unknown_and_unusable_shares_refused():

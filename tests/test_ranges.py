@@ -165,6 +165,18 @@ def test_log_far_crosses_a_plateau_at_its_far_end_and_starts_at_half_the_least_f
     # .08 at .4, .16 halfway to .32 at .5.
     thresholds = spaced(0.1, 0.5, "log_far", far_curve=curve, points=6)
     assert_allclose(thresholds, [0.1, 0.3, 0.35, 0.4, 0.45, 0.5], rtol=1e-6)
+    # Half steps lie halfway: that from .01 to .02 as well, whose way leads past .2 to .3.
+    halfway = spaced(0.1, 0.5, "log_far", far_curve=curve, points=11)
+    assert_allclose(halfway[1::2], [0.2, 0.325, 0.375, 0.425, 0.475], rtol=1e-6)
+    # No edge in between: one step.
+    assert_allclose(spaced(0.4, 0.5, "log_far", far_curve=curve, points=3), [0.4, 0.45, 0.5])
+
+
+def test_the_fine_grid_takes_equal_steps_of_chord_length_over_all_distances():
+    edges = fine_grid().edges
+    assert edges.size == 16_385
+    assert (edges[0], edges[-1]) == (0, 2)
+    assert_allclose(np.diff(np.sqrt(2 * edges.astype(float))), 2 / 16_384, rtol=2e-3)
 
 
 def test_ranges_that_hold_no_thresholds_are_refused():
@@ -176,6 +188,7 @@ def test_ranges_that_hold_no_thresholds_are_refused():
         spaced(0.5, np.nextafter(np.float32(0.5), np.float32(1)), "euclidean")
     with pytest.raises(ValueError, match="unknown 'log'; expected one of euclidean"):
         spaced(0.1, 0.5, "log")
+    assert_array_equal(spaced(0.1, 0.5, "cosine", points=2), np.float32([0.1, 0.5]))
     with pytest.raises(ValueError, match="at least the two ends, got 1"):
         spaced(0.1, 0.5, "cosine", points=1)
     with pytest.raises(ValueError, match="expected far_curve"):
