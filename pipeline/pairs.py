@@ -8,17 +8,12 @@ beyond the grid get no bin: their number follows from the totals.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from pipeline.binning import Ruler, ruler_of
 from pipeline.classes import SPLITS, UNITS, ClassCounts, half_bits, ranks_in_class
@@ -26,14 +21,17 @@ from pipeline.distance import Vectors
 from pipeline.gallery import NORM_TOLERANCE
 from pipeline.operating import NEGATIVE, Grid
 from pipeline.tallies import add_units, count_ends
+from pipeline.threads import cores, on_threads
 from pipeline.tiles import bins_of_tile, count_inside, room_for
 
 ROWS, COLUMNS = 1024, 1024
-"""Of a tile: its products and its counts stay in the second-level cache."""
+"""Of a tile: its counts stay in the second-level cache, and its product is as fast as any."""
+
+HELD = 1000
+"""Most tiles whose pairs a thread holds in int32, which has room for 2047 full ones."""
 
 Labels = NDArray[np.object_] | Sequence[str | None]
 Tile = tuple[slice, slice]
-T = TypeVar("T")
 
 
 class PairsError(ValueError):
@@ -76,11 +74,6 @@ class Layout:
         return np.asarray(np.maximum(self.ends[rows] - columns.start, 0))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def count_classes(
     vectors: Vectors,
     labels: Labels,
@@ -110,7 +103,7 @@ def count_classes(
     layout = lay_out(vectors, labels, item_ids)
     ruler = ruler_of(grid, layout.vectors)
     if device == "cpu":
-        counts = _negatives(layout, ruler, shard, workers)
+        counts = count_negatives(layout, ruler, shard, workers)
     else:
         from pipeline.cuda import negatives  # torch is slow to load, and not always there
 
@@ -173,35 +166,44 @@ def _require(
         )
 
 
-def _negatives(
+def count_negatives(
     layout: Layout, ruler: Ruler, shard: tuple[int, int], workers: int
 ) -> NDArray[np.int64]:
     """(U, T + 1) negative pairs of each unit by bin; the last one counts all of its pairs."""
     total = np.zeros((layout.bits.size, ruler.cuts.size + 1), np.int64)
     lock = threading.Lock()
 
+    def add(part: slice, count: NDArray[np.int32]) -> None:
+        first, last = layout.units[part.start], layout.units[part.stop - 1]
+        with lock:
+            total[first : last + 1] += count[: last + 1 - first]
+        count.fill(0)
+
     def work(take: Callable[[], Tile | None]) -> None:
         products, found = np.empty(ROWS * COLUMNS, np.float32), room_for(ROWS * COLUMNS)
-        counts = [np.empty((size, total.shape[1]), np.int32) for size in (ROWS, COLUMNS)]
+        counts = [np.zeros((size, total.shape[1]), np.int32) for size in (ROWS, COLUMNS)]
+        held: list[Tile] = []  # tiles side by side, whose rows' counts go on
         while (tile := take()) is not None:
+            if held and (held[0][0] != tile[0] or len(held) == HELD):
+                add(held[0][0], counts[0])
+                held.clear()
+            held.append(tile)
             a, b = layout.vectors[tile[0]], layout.vectors[tile[1]]
             block = products[: len(a) * len(b)].reshape(len(a), len(b))
             np.matmul(a, b.T, out=block)
             starts, units = layout.starts(*tile), [layout.units[part] for part in tile]
             near = bins_of_tile(block, starts, (a, b), ruler, found)
-            for count in counts:
-                count.fill(0)
             count_ends(
                 (found[0][:near], found[1][:near], found[2][:near]),
                 starts,
                 (units[0] - units[0][0], units[1] - units[1][0]),
                 (counts[0], counts[1]),
             )
-            with lock:
-                for unit, count in zip(units, counts, strict=True):
-                    total[unit[0] : unit[-1] + 1] += count[: unit[-1] + 1 - unit[0]]
+            add(tile[1], counts[1])
+        if held:
+            add(held[0][0], counts[0])
 
-    _on_threads(work, layout.tiles(shard, (ROWS, COLUMNS)), workers)
+    on_threads(work, layout.tiles(shard, (ROWS, COLUMNS)), workers)
     return total
 
 
@@ -220,30 +222,5 @@ def _by_class(
             dealt = some[some % shard[1] == shard[0]]
             count_inside(layout.vectors, layout.spans, bits, limits, dealt, (whole, halves))
 
-    _on_threads(work, np.array_split(np.arange(groups), max(groups // 16, 1)), workers)
+    on_threads(work, np.array_split(np.arange(groups), max(groups // 16, 1)), workers)
     return whole, halves
-
-
-def _on_threads(
-    work: Callable[[Callable[[], T | None]], None], parts: Sequence[T], workers: int
-) -> None:
-    """Run ``work`` on each thread; it takes parts until there are none. BLAS: one thread each."""
-    todo: SimpleQueue[T] = SimpleQueue()
-    for part in parts:
-        todo.put(part)
-
-    def take() -> T | None:
-        try:
-            return todo.get_nowait()
-        except Empty:
-            return None
-
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        running = [pool.submit(work, take) for _ in range(min(workers, len(parts)))]
-        try:
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:  # after an error or an interrupt, no thread begins another part
-            while take() is not None:
-                pass
-        for done in running:
-            done.result()

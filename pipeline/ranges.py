@@ -21,7 +21,7 @@ from pipeline.binning import ruler_of
 from pipeline.classes import ClassCounts
 from pipeline.distance import Vectors, from_euclidean, to_euclidean
 from pipeline.operating import NEGATIVE, POSITIVE, Curve, Grid, OperatingCounts
-from pipeline.pairs import _negatives, lay_out
+from pipeline.pairs import count_negatives, lay_out
 
 CURVE_POINTS = 101
 """Thresholds in the calibration range, ends included."""
@@ -107,7 +107,7 @@ def class_far(vectors: Vectors, labels: Sequence[str | None]) -> FarCurve:
     if sizes.size:  # one unit for all items: the sum over classes, each pair from both its ends
         pooled = replace(layout, units=np.zeros_like(layout.units), bits=np.zeros(1, np.uint8))
         ruler, workers = ruler_of(grid, layout.vectors), len(os.sched_getaffinity(0))
-        negatives += _negatives(pooled, ruler, (0, 1), workers)[0] / 2
+        negatives += count_negatives(pooled, ruler, (0, 1), workers)[0] / 2
         negatives[-1] -= negatives[:-1].sum()
     positives = np.zeros(grid.bins)
     positives[-1] = (sizes * (sizes - 1) // 2).sum()

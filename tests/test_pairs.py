@@ -45,6 +45,7 @@ def require_equal(found, data, grid):
 def small_tiles(monkeypatch):
     monkeypatch.setattr(pairs, "ROWS", 16)
     monkeypatch.setattr(pairs, "COLUMNS", 40)
+    monkeypatch.setattr(pairs, "HELD", 2)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 16, 67, 512])
@@ -106,6 +107,17 @@ def test_a_narrow_grid_is_exact_where_products_are_off_by_more_than_a_cell(dimen
     # The product alone would not do.
     product = (1 - data[0] @ data[0].T)[np.triu_indices(400, 1)]
     assert (np.bincount(grid.bin_of(product), minlength=grid.bins) != found).any()
+
+
+def test_more_edges_than_a_small_table_can_number():
+    data = world(10, 4, 16, seed=8)
+    table = distance.deciding(data[0], data[0])[np.triu_indices(40, 1)]
+    edges = np.linspace(0.2, 1.4, 40_000, dtype=np.float32)
+    grid = Grid(np.unique(np.concatenate([edges, table])))
+    assert_array_equal(
+        count_classes(*data, grid).pooled().sum(axis=0),
+        np.bincount(grid.bin_of(table), minlength=grid.bins),
+    )
 
 
 @pytest.mark.parametrize(("sign", "steps", "bin_"), [(1, 1, 1), (-1, 3, 0)])
