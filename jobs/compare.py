@@ -83,7 +83,7 @@ def _embedded(releases: Pair, items: Items, source: str, console: Console) -> li
     encoders = []
     for release in releases:
         encoder = Encoder(release.folder / "model.onnx", threads=os.cpu_count() or 1)
-        require_inputs(encoder, items, source, f"release {release.id12}")
+        require_inputs(encoder, items, source, f"the encoder of release {release.id12}")
         encoders.append(encoder)
     parts = track(
         embed_items(encoders, items, source), f"Embedding {len(items):,} items twice",

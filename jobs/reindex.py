@@ -30,12 +30,13 @@ from jobs.workspace import ROOT, STORE, Workspace, alone
 from pipeline.aliases import StoreError
 from pipeline.calibration import CalibrationError
 from pipeline.config import Recipe, parse_recipe
-from pipeline.data.items import Items, ItemsError
+from pipeline.data.items import Items
 from pipeline.data.readers import read_items
 from pipeline.encoder import Encoder
 from pipeline.evaluation import REPORT, Measurement, Population, measure_at, population
 from pipeline.findings import recorded_choice
 from pipeline.index import open_index
+from pipeline.inputs import require_inputs
 from pipeline.release import ID_LENGTH, Release
 from pipeline.store import Store
 
@@ -79,7 +80,10 @@ def _lay_out(
     items = settle(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
     keep_rejected(workspace, aside, console)
     model = old.folder / "model.onnx"
-    _require_kind(Encoder(model), items, recipe)
+    require_inputs(
+        Encoder(model), items, recipe.data.items, "the release's encoder",
+        "train a model for them with `limen run`",
+    )  # fmt: skip
     vectors = embed(
         model,
         inputs_of(workspace, items),
@@ -91,19 +95,6 @@ def _lay_out(
     if not workspace.candidate.exists():
         lay_out(people.gallery, model, recipe, trained, workspace.candidate)
     return workspace, people, items.digest()
-
-
-def _require_kind(encoder: Encoder, items: Items, recipe: Recipe) -> None:
-    """``ItemsError`` where the release's encoder cannot take the items."""
-    taken, given = encoder.kind, items.kind
-    if given == taken == "vector":
-        taken = f"vectors of {encoder.input_dimension} numbers"
-        given = f"vectors of {items.content.shape[1]} numbers"
-    if given != taken:
-        raise ItemsError(
-            f"{recipe.data.items}: the items hold {given}, the release's encoder takes {taken}; "
-            "train a model for them with `limen run`"
-        )
 
 
 def _counted(items: Items, trained: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Items:

@@ -93,7 +93,7 @@ def _from_release(name: str, sources: Sources, console: Console) -> Subject:
     release = find_release(name, sources.store)
     items, source = read_items(sources.table), str(sources.table)
     encoder = Encoder(release.folder / "model.onnx", threads=os.cpu_count() or 1)
-    require_inputs(encoder, items, source, f"release {release.id12}")
+    require_inputs(encoder, items, source, f"the encoder of release {release.id12}")
     parts = track(
         embed_items([encoder], items, source), f"Embedding {len(items):,} items",
         total=-(-len(items) // PART), console=console, transient=True,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from pipeline.binning import ruler_of
 from pipeline.gallery import Gallery
-from pipeline.intervals import Interval, clustered_rate
 from pipeline.operating import (
     BUCKETS,
     NEGATIVE,
@@ -58,15 +57,6 @@ class IdentityCounts:
         group = np.fromiter((row[name] for name in self.groups), np.int64)
         np.add.at(total, (group, bucket_of(self.identities)), self.pairs)
         return OperatingCounts(self.grid, groups, total)
-
-    def rates(self, group: str, threshold: np.float32) -> tuple[Interval, Interval]:
-        """FAR and FRR of one customer at ``threshold``, clustered by identity."""
-        edge = int(self.grid.position(np.asarray([threshold], np.float32))[0])
-        mine = self.pairs[self.groups == group]
-        accepted, totals = mine[:, :, : edge + 1].sum(axis=2), mine.sum(axis=2)
-        far = clustered_rate(accepted[:, NEGATIVE], totals[:, NEGATIVE], both_ends=True)
-        rejected = totals[:, POSITIVE] - accepted[:, POSITIVE]
-        return far, clustered_rate(rejected, totals[:, POSITIVE], both_ends=False)
 
 
 def count_pairs(

@@ -16,16 +16,18 @@ PART = 2048
 """Items that are decoded at a time."""
 
 
-def require_inputs(encoder: Encoder, items: Items, source: str, owner: str) -> None:
-    """``ItemsError`` naming ``source`` where ``owner``'s encoder cannot take the items."""
+def require_inputs(
+    encoder: Encoder, items: Items, source: str, named: str,
+    remedy: str = "give it items of that kind",
+) -> None:  # fmt: skip
+    """``ItemsError`` naming ``source`` where the ``encoder``, ``named`` so, takes others."""
     taken, given = encoder.kind, items.kind
     if given == taken == "vector":
         taken = f"vectors of {encoder.input_dimension} numbers"
         given = f"vectors of {items.content.shape[1]} numbers"
     if given != taken:
         raise ItemsError(
-            f"{source}: the items hold {given}, the encoder of {owner} takes {taken}; "
-            "give it items of that kind"
+            f"{source}: the items hold {given}, {named} takes {taken}; {remedy}"
         )
 
 

@@ -44,9 +44,6 @@ from pipeline.pairs import count_classes
 from pipeline.ranges import RANGE_FAR, class_far, spaced
 from pipeline.squares import squared_norm
 
-MIN_BUCKETS = MIN_EVIDENCE
-"""Least buckets with a positive pair for a customer to enter a corrected value."""
-
 
 @dataclass(frozen=True, slots=True)
 class Opis:

@@ -10,7 +10,6 @@ Formulas: docs/methods.md section 1.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from pipeline.classes import ClassCounts
 from pipeline.distance import Vectors, from_euclidean, to_euclidean
 from pipeline.operating import NEGATIVE, POSITIVE, Curve, Grid, OperatingCounts
 from pipeline.pairs import count_negatives, lay_out
+from pipeline.threads import cores
 
 CURVE_POINTS = 101
 """Thresholds in the calibration range, ends included."""
@@ -106,7 +106,7 @@ def class_far(vectors: Vectors, labels: Sequence[str | None]) -> FarCurve:
     negatives = np.zeros(grid.bins)
     if sizes.size:  # one unit for all items: the sum over classes, each pair from both its ends
         pooled = replace(layout, units=np.zeros_like(layout.units), bits=np.zeros(1, np.uint8))
-        ruler, workers = ruler_of(grid, layout.vectors), len(os.sched_getaffinity(0))
+        ruler, workers = ruler_of(grid, layout.vectors), cores()
         negatives += count_negatives(pooled, ruler, (0, 1), workers)[0] / 2
         negatives[-1] -= negatives[:-1].sum()
     positives = np.zeros(grid.bins)

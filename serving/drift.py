@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.curves import BucketCurves, Thresholds
+from pipeline.curves import MIN_EVIDENCE, BucketCurves, Thresholds
 from pipeline.decisions import Volume
 from pipeline.intervals import UNKNOWN, Interval, jackknife_variance, sequence_tail, student
 from pipeline.live import within_horizon
 from pipeline.operating import Curve, OperatingCounts
-from pipeline.opis import MIN_BUCKETS, Opis, opis_of
+from pipeline.opis import Opis, opis_of
 from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
 
 MIN_REVIEWED = 8
@@ -147,7 +147,7 @@ class Drift:
         """The gauges of ``now`` against ``then``: both of one group, ``then`` maybe empty."""
         tail = sequence_tail(reviewed)
         gap = inconsistency(now, self._curve, self._thresholds, tail=tail)[0]
-        calibrated = _evidence(then) >= MIN_BUCKETS
+        calibrated = _evidence(then) >= MIN_EVIDENCE
         if calibrated:
             before = inconsistency(then, self._curve, self._thresholds, tail=tail)[0]
             gap_change = _difference(gap, before)
@@ -184,7 +184,7 @@ class Drift:
 
 
 def _enough(counts: OperatingCounts, reviewed: int) -> bool:
-    return reviewed >= MIN_REVIEWED and _evidence(counts) >= MIN_BUCKETS
+    return reviewed >= MIN_REVIEWED and _evidence(counts) >= MIN_EVIDENCE
 
 
 def _evidence(counts: OperatingCounts) -> int:
