@@ -23,7 +23,7 @@ COPY jobs jobs
 FROM build AS build-cpu
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[cpu]'
+    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[cpu,models]'
 
 # CUDA and cuDNN come as wheels: the image needs nothing of NVIDIA's below it, the host its driver.
 FROM build AS build-cuda

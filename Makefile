@@ -19,7 +19,7 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_in
 
 # torch stands in the same command as the rest, so that no other requirement brings a newer one.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
-	torch==2.13.0 -e '.[cpu,dev]'
+	torch==2.13.0 -e '.[cpu,models,dev]'
 
 setup: $(STAMP)
 

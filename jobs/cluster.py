@@ -24,7 +24,7 @@ from pipeline.config import Recipe
 from pipeline.distance import Vectors
 from pipeline.operating import Grid
 from pipeline.pairs import Labels, count_classes
-from pipeline.training import Progress, TrainingError
+from pipeline.training.loop import Progress, TrainingError
 
 # Read by Ray when it is imported or started; what the user has set stays.
 _ENVIRONMENT = {
@@ -188,7 +188,7 @@ def _worker(config: dict[str, object]) -> None:
     from ray.train.torch import get_device
 
     from jobs.train import train_share
-    from pipeline.collective import Collective
+    from pipeline.training.collective import Collective
 
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())

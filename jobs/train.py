@@ -25,12 +25,12 @@ from jobs.command import script
 from jobs.prepare import inputs_of
 from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, tags
-from pipeline.collective import ALONE, Collective
 from pipeline.config import Recipe
 from pipeline.data.items import load_items
 from pipeline.durable import write_durably
 from pipeline.models.registry import build_model, load_model, save_model
-from pipeline.training import Inputs, Progress, TrainState, fingerprint, fit
+from pipeline.training.collective import ALONE, Collective
+from pipeline.training.loop import Inputs, Progress, TrainState, fingerprint, fit
 
 
 def train(recipe: Recipe, workspace: Workspace, *, tcm: bool, console: Console) -> Path:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.gate import GateConfig
+from pipeline.losses.config import LossConfig
+from pipeline.models.config import ModelConfig
 from pipeline.rules import CalibrationConfig
 from pipeline.strict import RecipeError as RecipeError
 from pipeline.strict import parse, require
+from pipeline.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,100 +49,6 @@ class DataConfig:
                 "below 1, so that classes remain to train on")
         require(bool(self.held_out_column) == bool(self.held_out_values), "held_out_column",
                 "set together with held_out_values")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """``[model]``: the network from an item to its embedding."""
-
-    backbone: str = "cnn"
-    """Name in the registry of ``pipeline/models``: ``cnn`` for images, ``mlp`` for vectors."""
-    dimension: int = 128
-    """Coordinates of an embedding."""
-    image_size: int = 48
-    """Side of the square that images are resized to, in pixels."""
-    width: int = 32
-    """Channels (cnn) or hidden units (mlp) of the first stage."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.dimension >= 2, "dimension", "at least 2")
-        require(self.image_size >= 8, "image_size", "at least 8 pixels")
-        require(self.width >= 4, "width", "at least 4")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TcmConfig:
-    """``[loss.tcm]``: the threshold-consistent margin term (docs/methods.md section 2)."""
-
-    positive_margin: float = 0.9
-    """Cosine similarity below which a positive pair is hard."""
-    negative_margin: float = 0.5
-    """Cosine similarity above which a negative pair is hard."""
-    positive_weight: float = 1.0
-    """Weight of the positive term."""
-    negative_weight: float = 1.0
-    """Weight of the negative term."""
-    floor: int = 1
-    """Least denominator of each mean: a larger one damps the last few violations."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(-1 <= self.negative_margin < self.positive_margin <= 1, "negative_margin",
-                "below positive_margin, both cosine similarities in [-1, 1]")
-        weights = (self.positive_weight, self.negative_weight)
-        require(min(weights) >= 0 and sum(weights) < math.inf, "positive_weight",
-                "finite and not negative, and negative_weight too")
-        require(self.floor >= 1, "floor", "at least 1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossConfig:
-    """``[loss]``: a base loss, and TCM on top of it where ``[loss.tcm]`` is there."""
-
-    base: str = "multi_similarity"
-    """Name in the registry of ``pipeline/losses``."""
-    tcm: TcmConfig | None = None
-    """The threshold-consistent margin term; absent: the base loss alone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """``[train]``: the optimisation."""
-
-    steps: int = 400
-    """Optimiser steps."""
-    classes_per_batch: int = 48
-    """Classes in a batch."""
-    items_per_class: int = 4
-    """Items of each of them."""
-    learning_rate: float = 2e-3
-    """Peak rate of AdamW; linear warm-up, cosine decay."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay."""
-    warmup_steps: int = 20
-    """Steps of linear warm-up."""
-    augmentation: float = 1.0
-    """Strength of the images' augmentation: 0 none, 1 the usual; vectors have none."""
-    checkpoint_every: int = 50
-    """Steps between checkpoints."""
-    workers: int = 0
-    """0 trains in this process; more go through Ray Train."""
-    device: str = "cpu"
-    """``cpu`` or ``cuda``."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.steps >= 1, "steps", "at least 1")
-        require(self.classes_per_batch >= 2, "classes_per_batch", "at least 2")
-        require(self.items_per_class >= 2, "items_per_class", "at least 2, or no positive pair")
-        require(0 < self.learning_rate < math.inf, "learning_rate", "above 0, finite")
-        require(0 <= self.weight_decay < math.inf, "weight_decay", "0 or more, finite")
-        require(0 <= self.augmentation <= 4, "augmentation", "between 0 and 4")
-        require(0 <= self.warmup_steps <= self.steps, "warmup_steps", "between 0 and steps")
-        require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1")
-        require(self.workers >= 0, "workers", "0 or more")
-        require(self.device in ("cpu", "cuda"), "device", "'cpu' or 'cuda'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

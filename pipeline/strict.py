@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,11 +59,19 @@ def _value(hint: object, value: object, where: str) -> object:
         return parse(target, value, where)
     if typing.get_origin(target) is tuple:
         return _tuple(typing.get_args(target), value, where)
+    if typing.get_origin(target) is Mapping:
+        return _mapping(typing.get_args(target)[1], value, where)
     if target is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(target, type) or type(value) is not target:
         raise RecipeError(f"{where}: expected {getattr(target, '__name__', target)}, got {value!r}")
     return value
+
+
+def _mapping(kind: object, value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: expected a section")
+    return {key: _value(kind, entry, f"{where}: {key}") for key, entry in value.items()}
 
 
 def _tuple(items: tuple[object, ...], value: object, where: str) -> tuple[object, ...]:

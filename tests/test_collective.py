@@ -9,11 +9,11 @@ from torch import distributed, multiprocessing
 
 from jobs.train import train_share
 from jobs.workspace import Workspace
-from pipeline.collective import ALONE, Collective
 from pipeline.losses.base import base_loss
 from pipeline.losses.tcm import tcm_loss
 from pipeline.models.registry import build_model, load_model
 from pipeline.strict import RecipeError
+from pipeline.training.collective import ALONE, Collective
 from tests.training_world import images, recipe
 
 

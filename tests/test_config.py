@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.config import RecipeError, TcmConfig, load_recipe, parse_recipe
+from pipeline.config import RecipeError, load_recipe, parse_recipe
+from pipeline.losses.config import TcmConfig
 
 MINIMAL = {"name": "x", "data": {"items": "items.parquet"}}
 

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-SET_UP = ("cpu", "dev")
+SET_UP = ("cpu", "models", "dev")
 
 # Come with the CUDA build of torch, which pins them itself.
 OF_THE_CUDA_BUILD = ("nvidia-", "cuda-", "triton")

@@ -29,7 +29,7 @@ from pipeline.data.items import CLASS_SPLITS, RESERVED_CUSTOMERS, Items, ItemsEr
 from pipeline.distance import unit
 from pipeline.evaluation import CALIBRATE, population, require_measurable
 from pipeline.rules import CalibrationConfig
-from pipeline.training import TrainingError
+from pipeline.training.loop import TrainingError
 from tests.tiny_run import write_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.training
-from pipeline.augmentation import distort, draw_distortion
+import pipeline.training.loop
 from pipeline.models.registry import build_model, load_model, save_model
 from pipeline.strict import RecipeError
-from pipeline.training import TrainingError, fingerprint, fit
+from pipeline.training.augmentation import distort, draw_distortion
+from pipeline.training.loop import TrainingError, fingerprint, fit
 from tests.training_world import images, recipe, vectors
 
 
@@ -105,7 +105,7 @@ def test_every_step_augments_its_own_batch_anew(monkeypatch):
         drawn.append((images_, strength, seed, step))
         return draw_distortion(images_, strength=strength, seed=seed, step=step)
 
-    monkeypatch.setattr(pipeline.training, "draw_distortion", draw)
+    monkeypatch.setattr(pipeline.training.loop, "draw_distortion", draw)
     run(recipe(steps=3, seed=7, augmentation=0.3), images())
     assert drawn == [(24, 0.3, 7, 0), (24, 0.3, 7, 1), (24, 0.3, 7, 2)]
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import DataConfig, LossConfig, ModelConfig, Recipe, TcmConfig, TrainConfig
+from pipeline.config import DataConfig, Recipe
 from pipeline.export import export_onnx
+from pipeline.losses.config import LossConfig, TcmConfig
+from pipeline.models.config import ModelConfig
 from pipeline.models.registry import build_model
+from pipeline.training.config import TrainConfig
 
 CLASSES, ITEMS, SIZE = 12, 6, 16
 

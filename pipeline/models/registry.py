@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.config import ModelConfig
 from pipeline.durable import write_durably
 from pipeline.models.cnn import Cnn
+from pipeline.models.config import ModelConfig
 from pipeline.models.mlp import Mlp
 from pipeline.strict import RecipeError
 

@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.augmentation import distort, draw_distortion
-from pipeline.collective import ALONE, Collective
-from pipeline.config import Recipe, TcmConfig
+from pipeline.config import Recipe
 from pipeline.data.batches import ClassBatches
 from pipeline.losses.base import base_loss
+from pipeline.losses.config import TcmConfig
 from pipeline.losses.tcm import tcm_loss
 from pipeline.models.registry import EmbeddingModel
+from pipeline.training.augmentation import distort, draw_distortion
+from pipeline.training.collective import ALONE, Collective
 
 Inputs = NDArray[np.generic]
 """(n, S, S, 3) uint8 pixels or (n, d_in) float32 vectors."""

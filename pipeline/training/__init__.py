@@ -1,0 +1,1 @@
+"""Training: one loop, whatever the network, the loss and the number of workers."""
