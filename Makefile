@@ -1,7 +1,7 @@
 # make demo     everything once on real data: set-up, train, calibrate, serve, watch a customer drift
 # make test     set-up and the whole test suite
-# make study    measures again what docs/studies holds: about 12 minutes
-# make bench    how fast all pairs are counted, as ratios: about 2 minutes on 2 cores
+# make study    the comparisons of docs/study that are not there yet: 2 hours in all on 2 cores
+# make bench    how fast all pairs are counted and what TCM adds to a step, as ratios: 4 minutes
 #
 # PIP_ARGS reaches pip, for instance to name an index with the CPU build of torch:
 #
@@ -57,12 +57,14 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m ray || status=1; \
 	exit $$status
 
+# Finished runs stand in docs/study/runs.jsonl and are not repeated. ARGS=--quick tries everything.
 study: $(STAMP)
-	$(BIN)/python -m benchmarks.base_vs_tcm
+	$(BIN)/python -m benchmarks.study $(ARGS)
 
 # ARGS=--quick leaves out the count of 100,000 items.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.all_pairs $(ARGS)
+	$(BIN)/python -m benchmarks.tcm
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build limen.egg-info

@@ -1,1 +1,1 @@
-"""Measurements that take long; their results are committed under docs/studies."""
+"""Measurements that take long; their results are committed under docs/study."""

@@ -6,6 +6,7 @@ Cluster:     ``ray job submit -- python -m jobs.calibrate jobs/recipes/emoji.tom
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from jobs.command import script
 from jobs.index import people
+from jobs.margins import margins_path
 from jobs.reporting import content
 from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
@@ -31,7 +33,8 @@ from pipeline.report import write_report
 def calibrate(recipe: Recipe, workspace: Workspace, console: Console) -> Path:
     """Measure the candidate through its own index and write what a release says of it.
 
-    Leaves ``counts.npz``, ``report.html`` and, last, ``calibration.json``; returns its path.
+    Leaves ``margins.json``, where margins were looked for, ``counts.npz``, ``report.html`` and,
+    last, ``calibration.json``; returns its path.
     """
     candidate = workspace.candidate
     if not candidate.exists():
@@ -46,6 +49,8 @@ def calibrate(recipe: Recipe, workspace: Workspace, console: Console) -> Path:
         ours = measure(served, recipe.calibration, open_index(candidate, served.gallery).reach)
         base = None if other is None else measure(other, recipe.calibration)
     digest = load_items(workspace.items_path).digest()
+    if margins_path(workspace).exists():
+        shutil.copyfile(margins_path(workspace), candidate / "margins.json")
     return write_measured(workspace, recipe, ours, base, digest)
 
 

@@ -17,6 +17,7 @@ SUMMARY = "Similarity search for many customers under one calibrated threshold."
 VERBS = {
     "run": ("jobs.run:main", "Train, export, index, calibrate, seal and promote a recipe."),
     "train": ("jobs.train:main", "Train the embedding model of a recipe."),
+    "tune": ("jobs.tune:main", "Look for margins and a learning rate by trial."),
     "export": ("jobs.export:main", "Export the model to ONNX; refused unless decisions agree."),
     "index": ("jobs.index:main", "Embed the served items and build their gallery and index."),
     "calibrate": ("jobs.calibrate:main", "Choose the threshold through the served path."),

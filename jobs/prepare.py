@@ -1,4 +1,5 @@
-"""Items in: read, check, split and decode a table once for every later job of the run."""
+"""Items in: a table read, checked, split, decoded or tokenised once for all later jobs of the run.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ from pipeline.data.images import decode_all
 from pipeline.data.items import Items, ItemsError, load_items
 from pipeline.data.readers import join_rejected, read_items
 from pipeline.data.split import assign_splits
+from pipeline.data.texts import tokenise_all
 from pipeline.durable import partial_of
 from pipeline.evaluation import require_measurable
+from pipeline.models.text_tokeniser import tokeniser_of
+from pipeline.tokeniser import Tokeniser, TokeniserError
 
 
 def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) -> Workspace:
@@ -27,14 +31,20 @@ def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) ->
 
     Reads the table every time, since the workspace is named by what is in it; decodes only
     what is not there yet. Raises ``ItemsError`` with one line for the first bad row, or sets bad
-    rows aside in ``rejected.parquet`` under ``skip_bad_rows``. Raises ``CalibrationError`` for
-    items that no threshold could be calibrated on.
+    rows aside in ``rejected.parquet`` under ``skip_bad_rows``; ``RecipeError`` for a backbone or
+    a loss that cannot be built; ``CalibrationError`` for items that no threshold could be
+    calibrated on.
     """
     aside = bad_rows_of(recipe.name)
     source = read_items(Path(recipe.data.items), rejected=aside if skip_bad_rows else None)
     items = assign_splits(source, recipe.data)
+    tokeniser = _tokeniser(recipe) if items.kind == "text" else None
     workspace = Workspace(ROOT / f"{recipe.name}-{_key(recipe, items)}")
-    items = settle(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
+    if not workspace.items_path.exists():
+        _require_trainable(recipe, items.kind)
+    items = settle(
+        items, workspace, recipe, console, tokeniser=tokeniser, skip_bad_rows=skip_bad_rows
+    )
     _describe(items, console)
     keep_rejected(workspace, aside, console)
     try:
@@ -53,45 +63,63 @@ def bad_rows_of(name: str) -> Path:
 
 
 def settle(
-    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *, skip_bad_rows: bool
-) -> Items:
+    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *,
+    tokeniser: Tokeniser | None, skip_bad_rows: bool,
+) -> Items:  # fmt: skip
     """Decode ``items`` into the workspace unless they are there; the rows that are kept.
 
-    Raises ``ItemsError`` for an image that cannot be decoded, now or in an earlier job that was
-    allowed to skip it, unless ``skip_bad_rows``.
+    ``tokeniser``: of the model that is to embed texts; None for other items. Raises
+    ``ItemsError`` for an image that cannot be decoded or a text that cannot be read, now or in
+    an earlier job that was allowed to skip it, unless ``skip_bad_rows``.
     """
-    if items.kind == "text":
-        raise ItemsError(
-            f"{recipe.data.items}: the items hold text, which no backbone takes yet; expected a "
-            "column 'image' or 'vector'"
-        )
     if not workspace.items_path.exists():
-        return _decode(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
+        workspace.folder.mkdir(parents=True, exist_ok=True)
+        workspace.undecodable_path.unlink(missing_ok=True)
+        rejected = workspace.undecodable_path if skip_bad_rows else None
+        if items.kind == "image":
+            items = _decode(items, workspace, recipe, console, rejected)
+        elif tokeniser is not None:
+            items, ids = tokenise_all(
+                items, tokeniser, source=recipe.data.items, rejected=rejected
+            )
+            save_array(workspace.tokens_path, ids)
+        items.write(workspace.items_path)
+        return items
     kept = load_items(workspace.items_path)
     if len(kept) < len(items) and not skip_bad_rows:
         raise ItemsError(
-            f"{recipe.data.items}: {len(items) - len(kept)} images cannot be decoded, see "
+            f"{recipe.data.items}: {len(items) - len(kept)} {items.kind}s cannot be read, see "
             f"{workspace.undecodable_path}; mend them, or leave them out: --skip-bad-rows"
         )
     return kept
 
 
 def _decode(
-    items: Items, workspace: Workspace, recipe: Recipe, console: Console, *, skip_bad_rows: bool
+    items: Items, workspace: Workspace, recipe: Recipe, console: Console, rejected: Path | None
 ) -> Items:
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    if items.kind == "image":
-        console.print(f"Decoding {len(items):,} images to {recipe.model.image_size} px.")
-        workspace.undecodable_path.unlink(missing_ok=True)
-        items, pixels = decode_all(
-            items,
-            recipe.model.image_size,
-            source=recipe.data.items,
-            rejected=workspace.undecodable_path if skip_bad_rows else None,
-        )
-        save_array(workspace.pixels_path, pixels)
-    items.write(workspace.items_path)
-    return items
+    size = recipe.model.image_size
+    console.print(f"Decoding {len(items):,} images to {size} px.")
+    return decode_all(
+        items, size, fit=recipe.model.fit, source=recipe.data.items, rejected=rejected,
+        into=workspace.pixels_path,
+    )[0]  # fmt: skip
+
+
+def _tokeniser(recipe: Recipe) -> Tokeniser:
+    try:
+        return tokeniser_of(recipe.model)
+    except TokeniserError as error:
+        raise ItemsError(f"{recipe.data.items}: the items hold text: {error}") from error
+
+
+def _require_trainable(recipe: Recipe, kind: str) -> None:
+    """``RecipeError`` for what would show only after minutes of decoding."""
+    # torch takes seconds to import, and most stages do without.
+    from pipeline.losses.total import require_loss
+    from pipeline.models.registry import require_backbone
+
+    require_backbone(recipe.model, kind)
+    require_loss(recipe.loss)
 
 
 def keep_rejected(workspace: Workspace, aside: Path, console: Console) -> None:
@@ -105,11 +133,12 @@ def keep_rejected(workspace: Workspace, aside: Path, console: Console) -> None:
 
 
 def inputs_of(workspace: Workspace, items: Items) -> NDArray[np.generic]:
-    """What the network takes, aligned with ``items`` of the workspace: pixels or vectors."""
-    if items.kind == "image":
-        pixels: NDArray[np.generic] = np.load(workspace.pixels_path, mmap_mode="r")
-        return pixels
-    return np.asarray(items.content, np.float32)
+    """What the network takes, aligned with ``items`` of the workspace."""
+    if items.kind == "vector":
+        return np.asarray(items.content, np.float32)
+    path = workspace.pixels_path if items.kind == "image" else workspace.tokens_path
+    kept: NDArray[np.generic] = np.load(path, mmap_mode="r")
+    return kept
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
@@ -121,8 +150,12 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
 
 
 def _key(recipe: Recipe, items: Items) -> str:
-    # The path of the table is no part of a run; what stands in it is.
+    # The paths of table, weights and tokenizer are no part of a run; what stands in them is.
     what = {"recipe": recipe.resolved(), "items": items.digest()}
+    if recipe.model.folder is not None or recipe.model.weights_file is not None:
+        from pipeline.models.weights import weights_digest  # imports torch
+
+        what["weights"] = weights_digest(recipe.model)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

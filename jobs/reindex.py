@@ -77,13 +77,18 @@ def _lay_out(
     items = _counted(source, trained)
     key = hashlib.sha256(f"{old.id} {items.digest()}".encode()).hexdigest()[:8]
     workspace = Workspace(ROOT / f"reindex-{key}")
-    items = settle(items, workspace, recipe, console, skip_bad_rows=skip_bad_rows)
-    keep_rejected(workspace, aside, console)
     model = old.folder / "model.onnx"
+    encoder = Encoder(model)
     require_inputs(
-        Encoder(model), items, recipe.data.items, "the release's encoder",
+        encoder, items, recipe.data.items, "the release's encoder",
         "train a model for them with `limen run`",
     )  # fmt: skip
+    items = settle(
+        items, workspace, recipe, console,
+        tokeniser=encoder.tokeniser if items.kind == "text" else None,
+        skip_bad_rows=skip_bad_rows,
+    )  # fmt: skip
+    keep_rejected(workspace, aside, console)
     vectors = embed(
         model,
         inputs_of(workspace, items),

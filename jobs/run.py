@@ -15,6 +15,7 @@ from jobs.calibrate import calibrate
 from jobs.command import script, terminal
 from jobs.export import export, require_parity
 from jobs.index import index
+from jobs.margins import settled
 from jobs.prepare import prepare
 from jobs.reporting import outcome
 from jobs.sealing import seal_and_promote
@@ -34,6 +35,7 @@ def run(
     with alone(recipe.name, console):
         workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
         Store(store).require_writable(alias)
+        recipe = settled(recipe, workspace, console)
         for tag in tags(recipe):
             train(recipe, workspace, tcm=tag == "tcm", console=console)
             export(recipe, workspace, tag, console)

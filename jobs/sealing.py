@@ -24,7 +24,9 @@ _LIBRARIES = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "tokenizers",
     "torch",
+    "transformers",
 )
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from jobs.command import terminal
+from jobs.margins import settled
 from jobs.prepare import prepare
 from jobs.workspace import Workspace, alone
 from pipeline.config import Recipe, load_recipe
@@ -21,7 +22,11 @@ SkipOption = Annotated[bool, typer.Option(help="Set bad rows aside.")]
 
 @contextmanager
 def staged(path: Path, skip_bad_rows: bool) -> Iterator[tuple[Recipe, Workspace, Console]]:
-    """The recipe at ``path``, its prepared workspace and where to speak, for one job at a time."""
+    """The recipe at ``path``, its prepared workspace and where to speak, for one job at a time.
+
+    The recipe's margins are given: where it leaves them to be found, they are by then.
+    """
     console, recipe = terminal(), load_recipe(path)
     with alone(recipe.name, console):
-        yield recipe, prepare(recipe, console, skip_bad_rows=skip_bad_rows), console
+        workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
+        yield settled(recipe, workspace, console), workspace, console

@@ -8,29 +8,31 @@ Cluster:     ``ray job submit -- python -m jobs.train jobs/recipes/emoji.toml`` 
 from __future__ import annotations
 
 import dataclasses
-import io
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
+from jobs.checkpoints import Checkpoint, checkpoint_of
 from jobs.command import script
+from jobs.features import cached_features
+from jobs.metrics import Metrics
 from jobs.prepare import inputs_of
 from jobs.stage import RecipeArgument, SkipOption, staged
+from jobs.training_bar import training_bar
 from jobs.workspace import Workspace, tags
 from pipeline.config import Recipe
 from pipeline.data.items import load_items
-from pipeline.durable import write_durably
 from pipeline.models.registry import build_model, load_model, save_model
 from pipeline.training.collective import ALONE, Collective
-from pipeline.training.loop import Inputs, Progress, TrainState, fingerprint, fit
+from pipeline.training.features import keepable
+from pipeline.training.inputs import Inputs, Rows, kind_of
+from pipeline.training.loop import Progress, TrainingError, fingerprint, fit
+from pipeline.training.state import DivergedError
 
 
 def train(recipe: Recipe, workspace: Workspace, *, tcm: bool, console: Console) -> Path:
@@ -42,22 +44,33 @@ def train(recipe: Recipe, workspace: Workspace, *, tcm: bool, console: Console) 
     tag = "tcm" if tcm else "base"
     recipe = _as_trained(recipe, tcm)
     path = workspace.model(tag)
-    inputs, labels = training_set(workspace)
+    inputs, labels, _ = training_set(workspace)
     if path.exists() and load_model(path)[1] == fingerprint(recipe, inputs, labels):
         console.print(f"The {tag} model is trained already.")
         return path
+    sizes = np.unique(labels, return_counts=True)[1]
+    single = int((sizes == 1).sum())
     console.print(
         f"Training the {tag} model ({_loss_in_words(recipe)}) on {len(inputs):,} items of "
-        f"{len(np.unique(labels)):,} classes, {_place_in_words(recipe)}."
+        f"{len(sizes):,} classes, {_place_in_words(recipe)}."
+        + (f" {single:,} classes with a single item are in no batch." if single else "")
     )
-    with _bar(console, recipe.train.steps) as show:
+    folder = workspace.folder / "metrics" / tag
+    with training_bar(console, recipe.train.steps) as bar, Metrics(folder) as metrics:
+
+        def show(progress: Progress) -> None:
+            bar(progress)
+            metrics.add(progress)
+
         if recipe.train.workers == 0:
             train_share(recipe, workspace, tag, show)
         else:
             # Ray takes seconds to import, and a machine without workers need not have it running.
-            from jobs.cluster import train_on_workers
+            from jobs.workers import train_on_workers
 
             train_on_workers(recipe, workspace, tag, show)
+    if not math.isnan(metrics.waited_share):
+        console.print(f"Waited for data {metrics.waited_share:.1%} of the time; see {folder}.")
     return path
 
 
@@ -66,59 +79,63 @@ def train_share(
     collective: Collective = ALONE,
 ) -> None:  # fmt: skip
     """One worker's part of the training of ``tag``; the first of them writes the files."""
-    inputs, labels = training_set(workspace)
+    inputs, labels, item_ids = training_set(workspace)
     mark = fingerprint(recipe, inputs, labels)
-    checkpoint, first = workspace.checkpoint(tag), collective.rank == 0
-    vectors = inputs.ndim == 2
+    checkpoint, first = checkpoint_of(workspace, tag), collective.rank == 0
+    kind = kind_of(inputs)
     model = build_model(
         recipe.model,
-        kind="vector" if vectors else "image",
-        input_dimension=inputs.shape[1] if vectors else None,
+        kind=kind,
+        input_dimension=inputs.shape[1] if kind == "vector" else None,
         seed=recipe.seed,
     )
-    fit(
-        inputs,
-        labels,
-        recipe=recipe,
-        model=model,
-        resume=read_checkpoint(checkpoint, mark),
-        on_checkpoint=lambda state: write_checkpoint(checkpoint, state) if first else None,
-        progress=show if first else _say_nothing,
-        collective=collective,
-    )
+    features = keepable(recipe, model)
+    if features:
+        root, device = workspace.folder.parent / "features", torch.device(recipe.train.device)
+        inputs = cached_features(model, inputs, root, device, collective)
+    try:
+        fit(
+            inputs,
+            labels,
+            recipe=recipe,
+            model=model,
+            item_ids=item_ids,
+            features=features,
+            mark=mark,
+            resume=checkpoint.read(mark),
+            on_checkpoint=checkpoint.write if first else _say_nothing,
+            progress=show if first else _say_nothing,
+            collective=collective,
+        )
+    except DivergedError as error:
+        raise TrainingError(f"{error}; {_last_good(checkpoint, mark)}") from None
     if first:
         save_model(model, workspace.model(tag), fingerprint=mark)
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
 
 
-def training_set(workspace: Workspace) -> tuple[Inputs, NDArray[np.int64]]:
-    """Inputs (n, ...) and class numbers (n,) of the items to train on."""
+def training_set(workspace: Workspace) -> tuple[Inputs, NDArray[np.str_], list[str]]:
+    """Inputs (n, ...), class names (n,) and item ids (n,) of the items to train on.
+
+    Pixels stay on disk until a batch asks for them.
+    """
     items = load_items(workspace.items_path)
     rows = np.flatnonzero(items.split == "train")
-    labels = np.unique(items.label[rows].astype(np.str_), return_inverse=True)[1]
-    return np.asarray(inputs_of(workspace, items)[rows]), labels.astype(np.int64)
-
-
-def write_checkpoint(path: Path, state: TrainState) -> None:
-    """Put ``state`` at ``path``, whole or not at all."""
-    buffer = io.BytesIO()
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    torch.save(fields, buffer)
-    write_durably(path, buffer.getvalue())
-
-
-def read_checkpoint(path: Path, mark: str) -> TrainState | None:
-    """The state at ``path`` if it is of the run ``mark``; None starts from the beginning."""
-    if not path.exists():
-        return None
-    state = TrainState(**torch.load(path, map_location="cpu", weights_only=True))
-    return state if state.fingerprint == mark else None
+    inputs = Rows(inputs_of(workspace, items), rows)
+    return inputs, items.label[rows].astype(np.str_), items.item_id[rows].tolist()
 
 
 def _as_trained(recipe: Recipe, tcm: bool) -> Recipe:
     if tcm or recipe.loss.tcm is None:
         return recipe
     return dataclasses.replace(recipe, loss=dataclasses.replace(recipe.loss, tcm=None))
+
+
+def _last_good(checkpoint: Checkpoint, mark: str) -> str:
+    state = checkpoint.read(mark)
+    if state is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint, of step {state.step}, is {checkpoint.where}"
 
 
 def _loss_in_words(recipe: Recipe) -> str:
@@ -136,29 +153,8 @@ def _place_in_words(recipe: Recipe) -> str:
     return f"by {workers} Ray workers" if workers else f"in this process on {recipe.train.device}"
 
 
-def _say_nothing(_: Progress) -> None:
-    """Only the first worker reports."""
-
-
-@contextmanager
-def _bar(console: Console, steps: int) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar with loss and speed; yields what advances it."""
-    columns = (
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("steps", total=steps, facts="")
-        started, seen = time.monotonic(), 0
-
-        def show(progress: Progress) -> None:
-            nonlocal seen
-            seen += progress.images
-            speed = seen / max(time.monotonic() - started, 1e-9)
-            facts = f"loss {progress.loss:.3f}, {speed:,.0f} items/s"
-            bar.update(task, completed=progress.step, facts=facts)
-
-        yield show
+def _say_nothing(_: object) -> None:
+    """Only the first worker writes and reports."""
 
 
 def main(recipe: RecipeArgument, skip_bad_rows: SkipOption = False) -> None:

@@ -9,9 +9,10 @@ recipe take turns (``alone``).
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +29,10 @@ ALIAS = "production"
 """The alias that is promoted and served unless another is named."""
 
 
+CHECKPOINTS = "LIMEN_CHECKPOINTS"
+"""Environment variable: URL (or folder) of checkpoints that outlive the machine."""
+
+
 class WorkspaceError(ValueError):
     """A stage was asked for before the one that it builds on; the message names the remedy."""
 
@@ -37,6 +42,8 @@ class Workspace:
     """Paths of one run; nothing here touches the disk."""
 
     folder: Path
+    checkpoints: str = field(default_factory=lambda: _absolute(os.environ.get(CHECKPOINTS, "")))
+    """URL below which trainings keep their state instead of in ``folder``; empty: in there."""
 
     @property
     def items_path(self) -> Path:
@@ -47,6 +54,11 @@ class Workspace:
     def pixels_path(self) -> Path:
         """(n, size, size, 3) uint8 of the same rows; image tables only."""
         return self.folder / "pixels.npy"
+
+    @property
+    def tokens_path(self) -> Path:
+        """(n, tokens) int64 of the same rows; text tables only."""
+        return self.folder / "tokens.npy"
 
     @property
     def rejected_path(self) -> Path:
@@ -78,6 +90,11 @@ class Workspace:
     def embeddings(self, tag: str) -> Path:
         """(n, d) float32 of the rows of ``items_path`` that are served or measured."""
         return self.folder / f"{tag}.npy"
+
+
+def _absolute(url: str) -> str:
+    """``url`` for processes in other folders as well."""
+    return str(Path(url).absolute()) if url and "://" not in url else url
 
 
 @contextmanager

@@ -103,11 +103,12 @@ class Recipe:
     def resolved(self) -> dict[str, object]:
         """Every key with its value, defaults included, as JSON-ready data.
 
-        The items table appears by its name alone: a release holds no path of the machine that
-        made it.
+        The items table and the weights appear by their names alone: a release holds no path of
+        the machine that made it.
         """
         table = dataclasses.replace(self.data, items=Path(self.data.items).name)
-        mapping = dataclasses.asdict(dataclasses.replace(self, data=table))
+        model = self.model.portable()
+        mapping = dataclasses.asdict(dataclasses.replace(self, data=table, model=model))
         return typing.cast("dict[str, object]", json.loads(json.dumps(mapping)))
 
     def digest(self) -> str:
@@ -117,7 +118,8 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe; ``data.items`` becomes a path relative to the working folder.
+    """Read a recipe; ``data.items`` becomes a path relative to the working folder, and the
+    model's own paths absolute ones.
 
     Raises ``RecipeError`` with one line that names the file and the key.
     """
@@ -130,7 +132,8 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     recipe = parse_recipe(mapping, str(path))
     items = path.parent / recipe.data.items
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, items=str(items)))
+    table = dataclasses.replace(recipe.data, items=str(items))
+    return dataclasses.replace(recipe, data=table, model=recipe.model.located(path.parent))
 
 
 def parse_recipe(mapping: dict[str, object], where: str) -> Recipe:

@@ -24,6 +24,7 @@ from pipeline.operating import (
     OperatingCounts,
     bucket_of,
 )
+from pipeline.search import Reached
 from pipeline.tallies import count_queries
 from pipeline.tiles import bins_of_tile, room_for
 from pipeline.visibility import BLOCK, Queries, blocks, label_codes, own_rows
@@ -33,8 +34,8 @@ SHARED = "_shared"
 
 _COLUMNS = 16_384  # items that a block of queries is compared with at a time
 
-Proposals = Callable[[str | None, NDArray[np.float32]], NDArray[np.int64]]
-"""Gallery rows that the served path reaches for (customer, query (d,)): ``Index.reach``."""
+Proposals = Callable[[str | None, NDArray[np.float32], float], Reached]
+"""What the served path finds for (customer, query (d,), largest threshold): ``Index.reach``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ def count_pairs(
 ) -> IdentityCounts:
     """Count the pairs of ``queries`` with the gallery rows marked in ``counted`` (m,).
 
-    With ``proposals`` the count is that of the served path: a pair that the index does not
-    propose is not accepted at any threshold, and falls beyond the last edge. ``pooled``: one
-    row a customer, its identities summed (for grids too fine to keep a row an identity).
+    With ``proposals`` the count at each edge is that of the served path: a pair that the index
+    does not propose is accepted only from the threshold on at which the search looks at all rows.
+    ``pooled``: one row a customer, its identities summed (for grids too fine to keep a row an
+    identity).
     """
     queries = queries.take(np.asarray([label is not None for label in queries.label], np.bool_))
     names = [SHARED if customer is None else customer for customer in queries.customer]
@@ -87,13 +89,15 @@ def count_pairs(
     for block, visible in blocks(queries, gallery):
         visible = visible[counted[visible] & (stored[visible] >= 0)]
         asked = (index[block], codes[block], own[block])
+        reached = _reached(grid, proposals, queries, block, visible)
         for start in range(0, visible.size, _COLUMNS):
             rows = visible[start : start + _COLUMNS]
             ends, shown = (queries.vectors[block], gallery.vectors[rows]), (rows, stored[rows])
             whole_rows = np.zeros(block.size, np.int64)
             near = bins_of_tile(ends[0] @ ends[1].T, whole_rows, ends, ruler, found)
             some = (found[0][:near], found[1][:near], found[2][:near])
-            count_queries(some, asked, shown, _proposed(proposals, queries, block, rows), pairs)
+            proposed = np.ascontiguousarray(reached[0][:, start : start + _COLUMNS])
+            count_queries(some, asked, shown, (proposed, reached[1]), pairs)
             _count_all(asked, shown, pairs)
     pairs[:, :, -1] -= pairs[:, :, :-1].sum(axis=2)  # from all pairs to those beyond the grid
     named = [np.asarray([key[part] for key in keys], np.object_) for part in (0, 1)]
@@ -113,12 +117,25 @@ def _count_all(
     np.add.at(out[:, NEGATIVE, -1], index, others.sum(axis=1) - positive)
 
 
-def _proposed(
-    proposals: Proposals | None, queries: Queries, block: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(b, r) whether the served path finds each pair; (0, 0) where that is not asked."""
+def _reached(
+    grid: Grid,
+    proposals: Proposals | None,
+    queries: Queries,
+    block: NDArray[np.int64],
+    visible: NDArray[np.int64],
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(b, v) whether the served path proposes each pair, (b,) bin from which it finds the others.
+
+    Empty where that is not asked.
+    """
     if proposals is None:
-        return np.empty((0, 0), np.bool_)
-    return np.stack(
-        [np.isin(rows, proposals(queries.customer[i], queries.vectors[i])) for i in block]
-    )
+        return np.empty((0, 0), np.bool_), np.empty(0, np.int64)
+    proposed = np.empty((block.size, visible.size), np.bool_)
+    others_from = np.empty(block.size, np.float32)
+    for place, query in enumerate(block):
+        reached = proposals(
+            queries.customer[query], queries.vectors[query], float(grid.edges[-1])
+        )
+        proposed[place] = np.isin(visible, reached.rows)
+        others_from[place] = reached.all_from
+    return proposed, grid.bin_of(others_from)

@@ -146,7 +146,7 @@ def chosen(
     """The threshold that the rule takes on the calibrate classes; raises as ``measure`` does.
 
     FAR is that of all pairs, and so at least the served one; where the rule looks at positives,
-    those that the served path does not propose are rejected ones.
+    those that the served path does not find are rejected ones.
     """
     queries, counted = people.of(CALIBRATE)
     found = None if config.rule == "far_target" else proposals
@@ -161,8 +161,8 @@ def measure_at(
 ) -> Measurement:
     """Measure both splits at a threshold that is given.
 
-    With ``proposals``, every rate is that of the served path: what the index does not propose
-    counts as rejected.
+    With ``proposals``, every rate is that of the served path, query by query: what the index does
+    not propose counts as rejected, but where the search ends up looking at everything.
     """
     grid, thresholds = operating_grid(choice, spacing), curve_thresholds(choice, spacing)
 

@@ -26,7 +26,13 @@ from pipeline.models.registry import EmbeddingModel
 GUARD = 1e-5
 """Half width, in cosine distance, of the band around a threshold in which a pair may flip."""
 
+# Warn of packages that are not installed and not needed, and of constants left as they are.
+_CHATTY = (
+    "torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding",
+)  # fmt: skip
+
 _BATCHES = (1, 64)
+_LARGEST = 2**31  # bytes that a protobuf message, and so an ONNX file, can hold
 _BLOCK = 512  # rows of the matrix of pairs held at a time
 
 
@@ -49,12 +55,14 @@ class Parity:
 def export_onnx(model: EmbeddingModel, path: Path) -> None:
     """Write ``model`` to ``path`` as ONNX, whole or not at all; takes seconds.
 
-    Input ``x`` (batch, S, S, 3) uint8 or (batch, d_in) float32, output ``embedding`` (batch, d)
-    float32 unit rows, batch from 1 on. Metadata: kind, dimension, image_size | input_dimension.
+    Input ``x`` (batch, S, S, 3) uint8, (batch, d_in) float32 or (batch, tokens) int64, output
+    ``embedding`` (batch, d) float32 unit rows, batch from 1 on. Metadata: kind, dimension,
+    image_size | input_dimension | tokens; fit where it is ``crop``; a text model's tokenizer.
     """
+    _require_size(model)
     example = _example(model)
-    # The exporter warns of packages that are not installed and not needed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own code
         program = torch.onnx.export(
@@ -69,6 +77,7 @@ def export_onnx(model: EmbeddingModel, path: Path) -> None:
         )
     if program is None:
         raise ExportError("the exporter gave no program")
+    _set_aside(program, "embedding")
     proto = _anonymous(program.model_proto)
     onnx.helper.set_model_props(proto, _facts(model))
     onnx.checker.check_model(proto)
@@ -131,18 +140,43 @@ def _parts(inputs: NDArray[np.generic], batch: int) -> Iterator[NDArray[np.gener
     return (np.asarray(inputs[i : i + batch]) for i in range(0, len(inputs), batch))
 
 
+def _require_size(model: EmbeddingModel) -> None:
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    if size >= _LARGEST:
+        raise ExportError(
+            f"weights of {size / 2**30:.1f} GiB; an export is one file of at most "
+            f"{_LARGEST / 2**30:.0f} GiB: take a smaller backbone"
+        )
+
+
 def _example(model: EmbeddingModel) -> torch.Tensor:
     if model.kind == "image":
         side = model.config.image_size
         return torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    if model.kind == "text":
+        return torch.zeros(2, model.config.tokens, dtype=torch.int64)
     return torch.zeros(2, model.input_dimension or 0)
 
 
 def _facts(model: EmbeddingModel) -> dict[str, str]:
     facts = {"kind": model.kind, "dimension": str(model.config.dimension)}
     if model.kind == "image":
-        return facts | {"image_size": str(model.config.image_size)}
-    return facts | {"input_dimension": str(model.input_dimension)}
+        facts["image_size"] = str(model.config.image_size)
+        if model.config.fit != "pad":  # what exports without a word on it mean
+            facts["fit"] = model.config.fit
+    elif model.kind == "vector":
+        facts["input_dimension"] = str(model.input_dimension)
+    return facts | model.backbone.facts()
+
+
+def _set_aside(program: torch.onnx.ONNXProgram, name: str) -> None:
+    """Rename what is called like the output inside: torch names values by their operators."""
+    graph = program.model.graph
+    # What depends on no input is folded into a constant, and keeps the operator's name.
+    inside = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in inside:
+        if value.name == name and value not in graph.outputs:
+            value.name = f"inner_{name}"
 
 
 def _anonymous(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,8 +3,8 @@
 The pairs are those of ``pipeline/visibility.py``: a query and an item that its customer may see,
 its own and the shared ones, never itself. Both releases embed the same items, so pair for pair
 the two decisions stand beside each other. They are those of the served path: a pair that a
-release's index does not propose is not accepted by it, however near the two are. Memory is
-O(queries + customers), time that of the distances.
+release's index does not propose is not accepted by it, however near the two are, but where
+nothing that it proposes is rejected. Memory is O(queries + customers), time that of the distances.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Decider:
     threshold: np.float32
     """A cosine distance."""
     proposals: Proposals | None = None
-    """Gallery rows that the index reaches; None: all."""
+    """What the index finds; None: everything."""
 
     def accepts(self, asking: Rows, rows: Rows) -> NDArray[np.bool_]:
         """(b, r) whether the queries ``asking`` (b,) match the gallery ``rows`` (r,).
@@ -62,9 +62,11 @@ class Decider:
             accepted[place, near] = distance.accepts(found, self.threshold)
         if self.proposals is not None:
             for decided, query in zip(accepted, asking, strict=True):
-                reached = np.zeros(len(gallery), np.bool_)
-                reached[self.proposals(queries.customer[query], queries.vectors[query])] = True
-                decided &= reached[rows]
+                reached = self.proposals(
+                    queries.customer[query], queries.vectors[query], float(self.threshold)
+                )
+                if self.threshold < reached.all_from:
+                    decided &= np.isin(rows, reached.rows)
         return accepted
 
 

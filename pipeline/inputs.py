@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.images import encoded_image
 from pipeline.data.items import Items, ItemsError
 from pipeline.data.readers import fault_line
 from pipeline.distance import Vectors
 from pipeline.encoder import Encoder, EncoderError, ImageError
+from pipeline.tokeniser import TextError
 
 PART = 2048
 """Items that are decoded at a time."""
@@ -34,20 +36,20 @@ def require_inputs(
 def embed_items(encoders: Sequence[Encoder], items: Items, source: str) -> Iterator[list[Vectors]]:
     """For each part of the items, their embeddings (p, d) under each encoder.
 
-    Each image is decoded once for every size that an encoder asks for. Raises ``ItemsError``
-    naming the row of ``source`` for an image that cannot be decoded, and for an item that has no
-    embedding.
+    Encoders that prepare items alike share what is prepared. Raises ``ItemsError`` naming the row
+    of ``source`` for an image that cannot be decoded, a text that cannot be read, and an item
+    that has no embedding.
     """
     for start in range(0, len(items), PART):
         rows = np.arange(start, min(start + PART, len(items)))
-        inputs: dict[int | None, NDArray[np.generic]] = {}
+        inputs: dict[Hashable, NDArray[np.generic]] = {}
         part = []
         for encoder in encoders:
-            size = encoder.image_size
-            if size not in inputs:
-                inputs[size] = _inputs(encoder, items, rows, source)
+            way = encoder.preparation
+            if way not in inputs:
+                inputs[way] = _inputs(encoder, items, rows, source)
             try:
-                part.append(encoder.embed(inputs[size]))
+                part.append(encoder.embed(inputs[way]))
             except EncoderError as error:
                 raise ItemsError(f"{source}, rows counted from {start}: {error}") from None
         yield part
@@ -57,12 +59,18 @@ def _inputs(
     encoder: Encoder, items: Items, rows: NDArray[np.int64], source: str
 ) -> NDArray[np.generic]:
     """What the encoder takes, aligned with ``rows``."""
+    if encoder.tokens is not None:
+        try:
+            return encoder.tokenise(items.content[rows].tolist())
+        except TextError as error:
+            row = int(rows[error.place])
+            raise ItemsError(fault_line(source, items, row, "text", error.reason)) from None
     if encoder.image_size is None:
         return np.asarray(items.content[rows], np.float32)
     pixels = np.empty((rows.size, encoder.image_size, encoder.image_size, 3), np.uint8)
     for place, row in enumerate(rows):
         try:
-            pixels[place] = encoder.decode(items.content[row])
+            pixels[place] = encoder.decode(encoded_image(items.content[row]))
         except ImageError as error:
             raise ItemsError(fault_line(source, items, int(row), "image", str(error))) from None
     return pixels

@@ -109,9 +109,9 @@ def fine_counts(
 ) -> IdentityCounts:
     """Counts on the fine grid for choosing a threshold; arguments as for ``count_pairs``.
 
-    With ``proposals``, a positive that the served path does not find is rejected at every
-    threshold. Negatives count whether found or not: the calibration range is one of FARs that an
-    index which looks at few rows could never reach, and a FAR that is met so is met when served.
+    With ``proposals``, a positive is rejected wherever the served path does not find it. Negatives
+    count whether found or not: the calibration range is one of FARs that an index which looks at
+    few rows could never reach, and a FAR that is met so is met when served.
     """
     counts = count_pairs(fine_grid(), queries, gallery, counted, pooled=pooled)
     if proposals is None:

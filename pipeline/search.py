@@ -70,6 +70,17 @@ class Found:
         return self.match_recall == 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a search for one query finds without proof, at thresholds up to some limit."""
+
+    rows: NDArray[np.int64]
+    """(k,) sorted gallery rows, found wherever they are near enough."""
+    all_from: float
+    """From this threshold on every row in ``rows`` is a match, so that the search for one to
+    reject looks at all that is visible and finds the other rows too; inf: at no threshold."""
+
+
 class Segment(Protocol):
     """The rows of one customer, or the shared ones, and how they are looked through."""
 
@@ -130,8 +141,9 @@ class Index:
             known = [look[i] for look in looks]
             while True:
                 horizon = _horizon(known, threshold, at_least)
-                # Without enough reached rows to fill the answer, the unreached have to serve.
-                whole = exact or horizon == math.inf
+                # Without enough reached rows to fill the answer, the unreached have to serve. That
+                # is known once all reached ones are: not by what a first look happens to hold.
+                whole = exact or (horizon == math.inf and all(k.within == math.inf for k in known))
                 short = [s for s, k in enumerate(known) if not k.covers(horizon, whole=whole)]
                 if not short:
                     break
@@ -140,10 +152,25 @@ class Index:
             found.append(self._cut(known, threshold, at_least))
         return found
 
-    def reach(self, customer: str | None, query: NDArray[np.float32]) -> NDArray[np.int64]:
-        """(k,) sorted rows that ``search`` without ``exact`` finds if they are near enough."""
-        rows = [segment.reached_rows(query) for segment in self._visible(customer)]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *rows]))
+    def reach(
+        self, customer: str | None, query: NDArray[np.float32], limit: float = math.inf
+    ) -> Reached:
+        """What ``search`` of the query (d,), neither ``exact`` nor for more rows, finds.
+
+        At thresholds up to ``limit``: the first row past it settles that none accepts all.
+        """
+        reached = [segment.reached_rows(query) for segment in self._visible(customer)]
+        rows = np.sort(np.concatenate([np.empty(0, np.int64), *reached]))
+        if rows.size == sum(seen.stop - seen.start for seen in self.gallery.visible(customer)):
+            return Reached(rows, math.inf)
+        farthest = -math.inf
+        for start in range(0, rows.size, WIDE_LOOK):
+            part = rows[start : start + WIDE_LOOK]
+            distances = distance.deciding_one(query, self.gallery.vectors, part)
+            farthest = max(farthest, float(distances.max()))
+            if farthest > limit:
+                return Reached(rows, math.inf)
+        return Reached(rows, farthest)
 
     def _visible(self, customer: str | None) -> list[Segment]:
         keys = (None,) if customer is None else (None, customer)

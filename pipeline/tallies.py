@@ -66,18 +66,23 @@ def count_queries(
     found: Found,
     queries: tuple[Rows, Rows, Rows],
     items: tuple[Rows, Rows],
-    proposed: NDArray[np.bool_],
+    reached: tuple[NDArray[np.bool_], Rows],
     out: NDArray[np.int64],
 ) -> None:
     """Add pairs ``found`` of queries (r) and items (c), but for a query's own item, to ``out``.
 
     ``queries``: row of ``out``, label code and own row in the gallery (or -1) of each query.
-    ``items``: row in the gallery and label code of each. ``proposed`` (r, c): pairs that count;
-    (0, 0) for all. ``out`` (I, 2, T + 1).
+    ``items``: row in the gallery and label code of each. ``reached``: pairs (r, c) that count in
+    their own bin, and (r,) the first in which the others do; empty where all count in their own.
+    ``out`` (I, 2, T + 1): bins within the grid are added to.
     """
     (rows, columns, bins), (index, codes, own), (places, labels) = found, queries, items
+    (proposed, others_from), last = reached, out.shape[2] - 1
     every = proposed.shape[0] == 0
     for place in range(rows.shape[0]):
         r, c = rows[place], columns[place]
-        if own[r] != places[c] and (every or proposed[r, c]):
-            out[index[r], np.int64(codes[r] == labels[c]), bins[place]] += 1
+        bin_ = np.int64(bins[place])
+        if not every and not proposed[r, c]:
+            bin_ = max(bin_, others_from[r])
+        if own[r] != places[c] and bin_ < last:
+            out[index[r], np.int64(codes[r] == labels[c]), bin_] += 1

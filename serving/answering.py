@@ -46,7 +46,7 @@ class Answering:
 
     @property
     def kind(self) -> str:
-        """What the release embeds: ``image`` or ``vector``."""
+        """What the release embeds: ``image``, ``vector`` or ``text``."""
         return self._retriever.kind
 
     def is_ready(self) -> bool:

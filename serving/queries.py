@@ -119,6 +119,10 @@ def _base64(text: str, index: int, name: str) -> bytes:
 
 
 def _require_kind(kind: str, retriever: Retriever, index: int) -> None:
+    if retriever.kind == "text":
+        raise _unprocessable(
+            index, kind, "this release embeds texts, not taken here yet; send an embedding"
+        )
     if kind != retriever.kind:
         raise _unprocessable(
             index, kind,

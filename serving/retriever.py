@@ -159,7 +159,7 @@ class Retriever:
 
     @property
     def kind(self) -> str:
-        """What the encoder takes: ``image`` or ``vector``."""
+        """What the encoder takes: ``image``, ``vector`` or ``text``."""
         return self.encoder.kind
 
     @property

@@ -26,6 +26,7 @@ from pipeline.intervals import clustered_rate
 from pipeline.operating import NEGATIVE, POSITIVE, Grid, bucket_of
 from pipeline.opis import opis_difference
 from pipeline.ranges import spaced
+from pipeline.search import Reached
 from pipeline.store import Store
 from tests.compared import INPUTS, RANGE, add_release, embeddings, make_items, write
 
@@ -70,7 +71,8 @@ def loop(items, sides, thresholds, measured, reached=None):
                 accepted = bool(d <= np.float32(threshold))
                 if reached is not None and reached[side] is not None:
                     row = place[items.customer[g], items.item_id[g]]
-                    accepted &= row in reached[side](items.customer[q], vectors[q])
+                    found = reached[side](items.customer[q], vectors[q], 2.0)
+                    accepted &= row in found.rows or thresholds[side] >= found.all_from
                 decided.append(accepted)
             kind = UNKNOWN_KIND
             if items.label[q] in measured and items.label[g] in measured:
@@ -146,12 +148,13 @@ def test_a_pair_next_to_the_threshold_is_decided_by_the_deciding_distance():
     assert wrongly_rejected > 50
 
 
-def test_what_an_index_does_not_reach_is_rejected():
+def test_what_an_index_does_not_reach_is_rejected_unless_all_it_reaches_is_accepted():
     items, *sides = lattice(1)
     thresholds = [np.float32(0.3)] * 2
 
-    def every_second_row(customer, query):
-        return np.arange(int(query[0] > 0.5), 48, 2)  # 48 of the 60 items are served
+    def every_second_row(customer, query, limit):
+        rows = np.arange(int(query[0] > 0.5), 48, 2)  # 48 of the 60 items are served
+        return Reached(rows, float(thresholds[1]) if query[1] > 0 else np.inf)
 
     reached = (None, every_second_row)
     measured = all_labels(items)
@@ -343,8 +346,8 @@ def test_the_change_of_opis_is_that_of_the_counts_over_each_release_s_own_range(
     ranges = (0.02, 0.6), (0.05, 0.7)
     measured = all_labels(items)[:40]
 
-    def first_two_hundred(customer, query):
-        return np.arange(200)
+    def first_two_hundred(customer, query, limit):
+        return Reached(np.arange(200), 0.5)
 
     reached = first_two_hundred, None
     deciders = both(items, sides, (0.3, 0.35), reached)

@@ -1,5 +1,7 @@
 """Pair counts and R@1 against loops over every pair, ties and shared items included."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from pipeline.data.items import Items
 from pipeline.evaluation import population
 from pipeline.operating import Grid, bucket_of
 from pipeline.retrieval import recall_at_1
+from pipeline.search import Reached
 from pipeline.visibility import Queries
 
 ROLES = ("both", "both", "query", "gallery")
@@ -82,20 +85,37 @@ def test_identities_sum_into_their_bucket_and_customer():
     assert_array_equal(rows.pairs.sum(axis=0), total.pairs.sum(axis=(0, 1)))
 
 
-def test_what_the_index_does_not_propose_is_never_accepted():
+def test_what_the_index_does_not_find_is_never_accepted():
     items, vectors = make(1)
     people = population(vectors, items)
     queries, counted = people.of("report")
     grid = Grid(np.asarray([0.05, 0.3, 2.0], np.float32))
     everything = count_pairs(grid, queries, people.gallery, counted)
-    nothing = count_pairs(
-        grid, queries, people.gallery, counted, lambda customer, query: np.empty(0, np.int64)
-    )
+
+    def proposing(*found):
+        reached = Reached(*found)
+        return count_pairs(grid, queries, people.gallery, counted, lambda *_: reached)
+
+    none, whole = np.empty(0, np.int64), np.arange(len(people.gallery))
+    nothing = proposing(none, math.inf)
     assert nothing.pairs[:, :, :-1].sum() == 0
     assert_array_equal(nothing.pairs.sum(axis=2), everything.pairs.sum(axis=2))
-    whole = np.arange(len(people.gallery))
-    same = count_pairs(grid, queries, people.gallery, counted, lambda customer, query: whole)
-    assert_array_equal(same.pairs, everything.pairs)
+    for all_found in (proposing(whole, math.inf), proposing(none, -math.inf)):
+        assert_array_equal(all_found.pairs, everything.pairs)
+
+
+def test_what_the_index_does_not_propose_is_accepted_once_all_it_proposes_is():
+    items, vectors = make(1)
+    people = population(vectors, items)
+    queries, counted = people.of("report")
+    grid = Grid(np.asarray([0.05, 0.3, 0.4], np.float32))
+    everything = count_pairs(grid, queries, people.gallery, counted).pairs
+    late = Reached(np.empty(0, np.int64), float(np.float32(0.3)))
+    found = count_pairs(grid, queries, people.gallery, counted, lambda *_: late).pairs
+    assert everything[:, :, 0].sum() > 0
+    assert_array_equal(found[:, :, 0], 0)
+    assert_array_equal(found[:, :, 1], everything[:, :, :2].sum(axis=2))
+    assert_array_equal(found[:, :, 2:], everything[:, :, 2:])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,5 +1,6 @@
 """Decoding images that people really send, and embedding with the exported model."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.encoder import Encoder, EncoderError, ImageError, decode_image
+from pipeline.export import export_onnx
+from pipeline.models.registry import build_model
 from tests.training_world import exported, images, vectors
 
 
@@ -110,6 +113,30 @@ def test_making_an_image_smaller_averages_it():
     bands[:, ::2] = 255
     inner = decode_image(encoded(Image.fromarray(bands)), 8)[:, 1:-1].astype(int)
     np.testing.assert_allclose(inner, 127, atol=8)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(100, 80, 32), (375, 500, 256), (500, 375, 256), (33, 1000, 48), (20, 30, 64), (40, 40, 20),
+     (1023, 767, 224), (1, 300, 16)],
+)  # fmt: skip
+def test_a_cropped_image_is_scaled_by_its_shorter_side_and_cut_from_the_middle(width, height, size):
+    down, across = np.mgrid[:height, :width]
+    waves = [np.sin(across / 9) * np.cos(down / 7), np.cos(across / 5), np.sin(down / 11)]
+    image = Image.fromarray((127 + 90 * np.stack(waves, -1)).astype(np.uint8))
+    # The published recipe in two steps, as torchvision's Resize and CenterCrop round them.
+    shortest = min(width, height)
+    scaled = image.resize((size * width // shortest, size * height // shortest),
+                          Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2.0) for side in scaled.size)
+    expected = np.asarray(scaled.crop((left, top, left + size, top + size))).astype(int)
+    np.testing.assert_allclose(decode_image(encoded(image), size, "crop"), expected, atol=2)
+
+
+def test_a_thin_image_is_cropped_without_being_blown_up_whole():
+    # Its longer side alone would become 256,000,000 pixels.
+    thin = Image.fromarray(np.full((1, 1_000_000, 3), 9, np.uint8))
+    np.testing.assert_array_equal(decode_image(encoded(thin), 256, "crop"), 9)
 
 
 VALID = {
@@ -239,6 +266,31 @@ def test_vectors_that_cannot_be_embedded_are_refused_naming_the_row(vector_file)
 def test_decode_gives_what_embed_takes(image_file):
     encoder = Encoder(image_file)
     assert encoder.embed(encoder.decode(VALID["WEBP"])[None]).shape == (1, 8)
+
+
+def changed(image_file, path, **facts):
+    """A copy of the export with other metadata."""
+    model = onnx.load(image_file)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | facts)
+    onnx.save(model, path)
+    return path
+
+
+def test_an_encoder_decodes_as_its_metadata_says_and_pads_where_that_says_nothing(
+    tmp_path, image_file
+):
+    oblong = encoded(Image.fromarray(np.zeros((16, 32, 3), np.uint8)))
+    padding = Encoder(image_file)
+    assert (padding.decode(oblong) == 255).any()
+    config = dataclasses.replace(exported("image")[0].config, fit="crop")
+    export_onnx(build_model(config, kind="image"), tmp_path / "crop.onnx")
+    cropping = Encoder(tmp_path / "crop.onnx")
+    np.testing.assert_array_equal(cropping.decode(oblong), 0)
+    assert cropping.preparation != padding.preparation
+    for facts in ({"fit": "stretch"}, {"kind": "sound"}):
+        with pytest.raises(EncoderError, match="expected one of image, vector, text and of pad, "):
+            Encoder(changed(image_file, tmp_path / "new.onnx", **facts))
 
 
 def test_a_file_that_is_no_export_is_refused(tmp_path, image_file):

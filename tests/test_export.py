@@ -117,3 +117,12 @@ def test_a_wider_guard_lets_more_through():
     encoder = Moved(np.asarray([[1, 0], unit_at(0.401)], np.float32), 1)
     inputs = np.asarray([[0], [1]], np.float32)
     check_parity(Trained(), encoder, inputs, low=0.0, high=2.0, guard=2e-3)
+
+
+def test_weights_that_no_onnx_file_can_hold_are_refused_before_the_work(tmp_path):
+    model = copy.deepcopy(exported("vector")[0])
+    # 2**29 float32 weights are 2 GiB; on the meta device they take no memory.
+    model.large = torch.nn.Linear(2**15, 2**14, bias=False, device="meta")
+    with pytest.raises(ExportError, match=r"weights of 2\.0 GiB; .* at most 2 GiB"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

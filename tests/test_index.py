@@ -111,7 +111,7 @@ def test_an_ivf_index_finds_what_brute_force_finds_in_its_reach(ivf, gallery):
     missed = proofs = 0
     for query, customer in itertools.product(queries_of(gallery), CUSTOMERS):
         order = brute_order(gallery, customer, query)
-        reach = ivf.reach(customer, query)
+        reach = ivf.reach(customer, query).rows
         reached = brute_order(gallery, customer, query, reach)
         for threshold in tied_thresholds(gallery, customer, query):
             matches = sum(distance <= float(threshold) for distance, _, _ in order)
@@ -247,13 +247,28 @@ def test_an_empty_gallery_finds_nothing_and_is_proven(tmp_path):
     index = opened(tmp_path, gallery)
     found = index.search("acme", np.asarray([1, 0, 0, 0], np.float32), np.float32(2), exact=True)
     assert (found.rows.size, found.match_count, found.proven) == (0, 0, True)
-    assert index.reach("acme", np.asarray([1, 0, 0, 0], np.float32)).size == 0
+    assert index.reach("acme", np.asarray([1, 0, 0, 0], np.float32)).rows.size == 0
 
 
 def test_the_reach_of_an_exact_index_is_all_that_is_visible(flat, gallery):
     for customer in CUSTOMERS:
         expected = [row for _, _, row in brute_order(gallery, customer, gallery.vectors[0])]
-        assert flat.reach(customer, gallery.vectors[0]).tolist() == sorted(expected)
+        assert flat.reach(customer, gallery.vectors[0]).rows.tolist() == sorted(expected)
+
+
+def test_the_reach_of_an_ivf_index_says_from_which_threshold_on_everything_is_found(ivf, gallery):
+    later = 0
+    for query, customer in itertools.product(queries_of(gallery), CUSTOMERS):
+        reach = ivf.reach(customer, query)
+        if reach.all_from == np.inf:
+            assert len(reach.rows) == len(brute_order(gallery, customer, query))
+            continue
+        reached = brute_order(gallery, customer, query, reach.rows)
+        assert reach.all_from == (reached[-1][0] if reached else -np.inf)
+        for limit, seen in ((reach.all_from, reach.all_from), (reach.all_from - 1e-6, np.inf)):
+            assert ivf.reach(customer, query, limit).all_from == seen
+        later += len(reached) > 0
+    assert later > 5
 
 
 def test_probes_are_calibrated_to_the_target_and_hold_it_on_new_queries(tmp_path):

@@ -18,9 +18,9 @@ from PIL import Image
 from rich.console import Console
 
 from jobs import cli
-from jobs.cluster import _cause, _interrupt_kept
 from jobs.command import run_verb
 from jobs.prepare import prepare
+from jobs.workers import _cause, _interrupt_kept
 from jobs.workspace import alone
 from pipeline.calibration import CalibrationError, choose, fine_grid
 from pipeline.config import load_recipe
@@ -188,7 +188,7 @@ def test_rows_set_aside_stay_set_aside_and_are_never_dropped_silently(
         assert [row["rejected_column"] for row in rejected] == ["item_id", "image", "image"]
     rows = pq.read_table(tmp_path / "items.parquet").to_pylist()
     pq.write_table(pa.Table.from_pylist(rows[:5] + rows[6:]), tmp_path / "items.parquet")
-    with pytest.raises(ItemsError, match=r"2 images cannot be decoded, see .*--skip-bad-rows"):
+    with pytest.raises(ItemsError, match=r"2 images cannot be read, see .*--skip-bad-rows"):
         prepare(recipe, console)
 
 
@@ -226,11 +226,38 @@ def test_an_interrupt_of_ray_workers_is_no_success_and_leaves_a_checkpoint(tmp_p
     assert not list(tmp_path.rglob("tcm.pt"))
 
 
-def test_what_a_worker_refused_is_said_in_its_own_words():
-    class WrappedError(Exception):
-        def __init__(self, base: Exception) -> None:
-            self._base_exc = base
+class WrappedError(Exception):
+    """As Ray wraps what a worker raised."""
 
+    def __init__(self, base: Exception) -> None:
+        super().__init__(str(base))
+        self._base_exc = base
+
+
+class UnseenError(Exception):
+    """As Ray says that a worker no longer answers."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__("a health check failed")
+        self.health_check_failure = failure
+
+
+def test_what_a_worker_refused_is_said_in_its_own_words():
     ours, rays = TrainingError("lower the rate"), RuntimeError("the workers failed")
-    assert _cause([KeyError("x"), WrappedError(ours)], rays) is ours
-    assert _cause([KeyError("x")], rays) is rays
+    dead = UnseenError(EOFError("the process is gone"))
+    assert _cause([KeyError("x"), dead, WrappedError(ours)], rays, EOFError) is ours
+    assert _cause([ours], rays, EOFError) is ours  # as its controller says it
+    assert _cause([WrappedError(KeyError("x"))], rays, EOFError) is rays
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        UnseenError(EOFError("the process is gone")),
+        WrappedError(RuntimeError("[gloo/pair.cc:553] Connection closed by peer [10.0.0.1]:2950")),
+    ],
+)
+def test_workers_that_died_are_one_line_whoever_noticed_it(failure):
+    found = _cause([WrappedError(KeyError("x")), failure], RuntimeError("failed"), EOFError)
+    assert type(found) is TrainingError
+    assert "workers died 4 times: out of memory, or ended from outside" in str(found)

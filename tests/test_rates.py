@@ -1,5 +1,6 @@
 """Mean rates over customers and classes: against loops over every pair."""
 
+import math
 from collections import defaultdict
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.evaluation import population
 from pipeline.operating import Grid
 from pipeline.ranges import fine_grid
 from pipeline.rates import class_rates, customer_rates, fine_counts, mean_rates
+from pipeline.search import Reached
 from tests.lattice_world import lattice, pairs_of
 
 
@@ -62,11 +64,11 @@ def test_customer_rates_are_those_of_every_pair(pooled):
     assert_means(customer_rates(fine_counts(*given, pooled=pooled)), pairs, "customer")
 
 
-def test_a_positive_that_is_not_proposed_is_rejected_at_every_threshold():
+def test_a_positive_that_is_not_found_is_rejected_at_every_threshold():
     queries, gallery, counted, _ = world(5)
 
-    def even_rows(customer, query):
-        return np.arange(0, len(gallery), 2)
+    def even_rows(customer, query, limit):
+        return Reached(np.arange(0, len(gallery), 2), math.inf)
 
     everything = fine_counts(queries, gallery, counted, pooled=True)
     served = fine_counts(queries, gallery, counted, even_rows, pooled=True)

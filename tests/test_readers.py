@@ -329,3 +329,60 @@ def test_decoding_refuses_what_is_no_image_and_what_leaves_nothing(tmp_path):
     broken = read_items(write(tmp_path, image_rows(b"x", b"y")))
     with pytest.raises(ItemsError, match="none of 2 images can be decoded"):
         decode_all(broken, 8, source="t", rejected=tmp_path / "rejected.parquet")
+
+
+def numbered(count):
+    """Images whose pixels tell their number, as rows of a table."""
+    return [png((number, 255 - number, number // 2)) for number in range(count)]
+
+
+def test_decoding_to_a_file_gives_the_same_pixels_as_in_memory(tmp_path):
+    items = read_items(write(tmp_path, image_rows(*numbered(200))))
+    path = tmp_path / "pixels.npy"
+    kept, pixels = decode_all(items, 8, source="t", into=path)
+    assert kept is items
+    np.testing.assert_array_equal(pixels[:, 3, 3, 0], np.arange(200))
+    np.testing.assert_array_equal(pixels, decode_all(items, 8, source="t")[1])
+    np.testing.assert_array_equal(np.load(path), pixels)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["items.parquet", "pixels.npy"]
+
+
+def test_the_file_closes_up_over_images_that_were_left_out(tmp_path):
+    images, bad = numbered(200), [0, 1, 63, 64, 130, 199]
+    for row in bad:
+        images[row] = b"no image"
+    items = read_items(write(tmp_path, image_rows(*images)))
+    good = [row for row in range(200) if row not in bad]
+    for into in (tmp_path / "pixels.npy", None):
+        rejected = tmp_path / f"{into is None}.parquet"
+        kept, pixels = decode_all(items, 8, source="t", rejected=rejected, into=into)
+        assert kept.item_id.tolist() == [f"i{row}" for row in good]
+        assert pixels.shape == (194, 8, 8, 3)
+        np.testing.assert_array_equal(pixels[:, 3, 3, 0], good)
+        assert pq.read_table(rejected)["item_id"].to_pylist() == [f"i{row}" for row in bad]
+    stored = np.load(tmp_path / "pixels.npy")
+    np.testing.assert_array_equal(stored[:, 3, 3, 0], good)
+    # A header and the pixels that are left, nothing behind them.
+    offset = np.load(tmp_path / "pixels.npy", mmap_mode="r").offset
+    assert (tmp_path / "pixels.npy").stat().st_size == offset + stored.nbytes
+
+
+def test_the_first_bad_image_is_named_whatever_thread_finds_one_first(tmp_path):
+    images = numbered(250)
+    for row in (70, 130, 131, 249):
+        images[row] = b"no image"
+    # The part before the bad one takes longest.
+    images[:64] = [png((1, 2, 3), (500, 500))] * 64
+    items = read_items(write(tmp_path, image_rows(*images)))
+    for _ in range(3):
+        with pytest.raises(ItemsError, match=r"^t: row 70 \(item 'i70'\)"):
+            decode_all(items, 8, source="t", into=tmp_path / "pixels.npy")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["items.parquet"]
+
+
+def test_images_are_fitted_into_the_square_as_asked_for(tmp_path):
+    items = read_items(write(tmp_path, image_rows(png("red", (16, 4)), png("blue", (4, 16)))))
+    padded = decode_all(items, 8, source="t")[1]
+    cropped = decode_all(items, 8, source="t", fit="crop")[1]
+    np.testing.assert_array_equal(padded[:, 0, 0], [[255, 255, 255], [255, 255, 255]])
+    np.testing.assert_array_equal(cropped[:, 0, 0], [[255, 0, 0], [0, 0, 255]])

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.losses.tcm import tcm_loss
+from benchmarks.live_memory import peak_bytes
+from pipeline.losses.pairs import Marks
+from pipeline.losses.tcm import tcm_loss, tcm_of_marks
 
 MARGINS = {"positive_margin": 0.9, "negative_margin": 0.5}
 
@@ -134,3 +136,92 @@ def test_the_gradient_is_the_numerical_one():
     s = torch.rand(4, 4, dtype=torch.float64, requires_grad=True)
     is_positive = torch.eye(4, dtype=torch.bool).roll(1, 0)
     torch.autograd.gradcheck(lambda x: tcm_loss(x, is_positive, **MARGINS), (s,))
+
+
+def plain_formula(similarity, is_positive, is_pair, weights, floor):
+    """The formula as autograd differentiates it, pair by pair."""
+    parts = []
+    for kind, sign, margin in ((is_positive, -1, 0.9), (~is_positive, 1, 0.5)):
+        violation = sign * (similarity.to(torch.float64) - margin)[kind & is_pair]
+        hard = (violation >= 0).sum().clamp(min=floor)
+        parts.append(torch.relu(violation).sum() / hard)
+    return weights[0] * parts[0] + weights[1] * parts[1]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 5]))
+def test_value_and_gradient_are_those_of_the_plain_formula(seed, floor):
+    rng = np.random.default_rng(seed)
+    s = torch.tensor(rng.choice([-0.5, 0.1, 0.5, 0.7, 0.9, 1.0], (5, 8)), requires_grad=True)
+    is_positive, is_pair = (torch.tensor(rng.random((5, 8)) < p) for p in (0.3, 0.8))
+    options = {"positive_weight": 0.5, "negative_weight": 2.0, "floor": floor}
+    losses = (
+        tcm_loss(s, is_positive, is_pair=is_pair, **MARGINS, **options),
+        plain_formula(s, is_positive, is_pair, (0.5, 2.0), floor),
+    )
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-12)
+    gradients = [torch.autograd.grad(3 * loss, s)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 4))
+def test_by_labels_it_is_the_loss_of_the_masks_that_the_labels_make(seed, remembered):
+    rng = np.random.default_rng(seed)
+    s = torch.tensor(rng.uniform(-1, 1, (6, 6 + remembered)), requires_grad=True)
+    labels, items = (torch.tensor(rng.integers(0, 3, 6 + remembered)) for _ in range(2))
+    items[:6] = torch.arange(6)  # of a memory, some are items of the batch
+    options = {"positive_weight": 0.5, "negative_weight": 2.0, "floor": 3}
+    losses = (
+        tcm_of_marks(s, Marks(labels[:6], items[:6]), Marks(labels, items), **MARGINS, **options),
+        tcm_loss(
+            s, labels[:6, None] == labels, is_pair=items[:6, None] != items, **MARGINS, **options
+        ),
+    )
+    assert losses[0].item() == losses[1].item()
+    gradients = [torch.autograd.grad(loss, s)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_every_precision_adds_up_in_float32_and_has_its_own_gradient(dtype):
+    generator = torch.Generator().manual_seed(0)
+    s = (2 * torch.rand(80, 80, generator=generator) - 1).to(dtype).requires_grad_()
+    is_positive = torch.arange(80)[:, None] % 7 == torch.arange(80) % 7
+    loss = tcm_loss(s, is_positive, **MARGINS)
+    loss.backward()
+    expected = plain_formula(s, is_positive, torch.ones_like(is_positive), (1, 1), 1)
+    assert loss.dtype == torch.promote_types(dtype, torch.float32)
+    assert s.grad.dtype == dtype
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_an_entry_that_is_no_pair_may_hold_anything():
+    s = torch.tensor([[float("-inf"), float("nan"), 0.7]], requires_grad=True)
+    loss = tcm_loss(
+        s, torch.tensor([[True, False, False]]), is_pair=torch.tensor([[False, False, True]]),
+        **MARGINS,
+    )  # fmt: skip
+    loss.backward()
+    assert loss.item() == pytest.approx(0.2)
+    np.testing.assert_array_equal(s.grad, [[0, 0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_forward_and_backward_hold_at_most_two_float32_matrices_above_the_similarity(dtype):
+    # Even with the gradient counted in.
+    marks = Marks(torch.arange(256) // 4, torch.arange(256))
+    s = (2 * torch.rand(256, 256) - 1).to(dtype).requires_grad_()
+
+    def step():
+        tcm_of_marks(s, marks, marks, **MARGINS).backward()
+
+    assert 1.0 < peak_bytes(step) / (256 * 256 * 4) <= 2.0
+
+
+def test_the_measure_of_memory_sees_what_is_alive_at_once_and_not_what_was_freed():
+    def two_at_once():
+        first = torch.zeros(1000, 250)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert peak_bytes(two_at_once) == pytest.approx(2 * 1000 * 250 * 4, abs=100)

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.training.loop
+import pipeline.training.batch
+import pipeline.training.trainer
 from pipeline.models.registry import build_model, load_model, save_model
 from pipeline.strict import RecipeError
 from pipeline.training.augmentation import distort, draw_distortion
+from pipeline.training.inputs import Rows
 from pipeline.training.loop import TrainingError, fingerprint, fit
+from pipeline.training.state import DivergedError
+from tests import training_runs
 from tests.training_world import images, recipe, vectors
 
 
@@ -22,28 +26,10 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-class KilledError(Exception):
-    pass
-
-
-def run(wanted, data, *, resume=None, kill_at=None):
-    """Train; the model, the losses seen, the checkpoints."""
-    inputs, labels = data
-    kind = "image" if inputs.ndim == 4 else "vector"
-    model = build_model(wanted.model, kind=kind, input_dimension=inputs.shape[-1], seed=wanted.seed)
-    losses, states = [], []
-
-    def progress(now):
-        losses.append(now.loss)
-        if now.step == kill_at:
-            raise KilledError
-
-    try:
-        fit(inputs, labels, recipe=wanted, model=model, resume=resume,
-            on_checkpoint=states.append, progress=progress)
-    except KilledError:
-        assert kill_at is not None
-    return model, losses, states
+def run(wanted, data, **options):
+    """The model, the losses seen, the checkpoints."""
+    model, steps, states = training_runs.run(wanted, data, **options)
+    return model, training_runs.losses_of(steps), states
 
 
 def nearest_is_right(model, data):
@@ -101,13 +87,24 @@ def test_the_seed_the_term_and_the_augmentation_move_the_losses():
 def test_every_step_augments_its_own_batch_anew(monkeypatch):
     drawn = []
 
-    def draw(images_, *, strength, seed, step):
-        drawn.append((images_, strength, seed, step))
-        return draw_distortion(images_, strength=strength, seed=seed, step=step)
+    def draw(images_, **options):
+        drawn.append((images_, options))
+        return draw_distortion(images_, **options)
 
-    monkeypatch.setattr(pipeline.training.loop, "draw_distortion", draw)
-    run(recipe(steps=3, seed=7, augmentation=0.3), images())
-    assert drawn == [(24, 0.3, 7, 0), (24, 0.3, 7, 1), (24, 0.3, 7, 2)]
+    monkeypatch.setattr(pipeline.training.batch, "draw_distortion", draw)
+    options = {"augmentation": 0.3, "random_crop": True, "mirror": True}
+    run(recipe(steps=3, seed=7, model={"crop": 12}, **options), images())
+    same = {"strength": 0.3, "seed": 7, "crop": 12, "random_crop": True, "mirror": True}
+    assert drawn == [(24, {**same, "step": step}) for step in range(3)]
+
+
+def test_images_are_left_alone_where_nothing_is_asked_for(monkeypatch):
+    monkeypatch.setattr(pipeline.training.batch, "draw_distortion", None)
+    run(recipe(steps=2, augmentation=0.0), images())
+    run(recipe(backbone="mlp", steps=2), vectors())
+    for option in ("random_crop", "mirror"):
+        with pytest.raises(TypeError, match="not callable"):
+            run(recipe(steps=2, augmentation=0.0, **{option: True}), images())
 
 
 def test_training_leaves_the_global_random_state_alone():
@@ -129,19 +126,70 @@ def test_a_state_of_other_items_or_another_recipe_is_refused():
 def test_the_fingerprint_ignores_only_what_does_not_decide_the_weights():
     inputs, labels = images()
     mark = fingerprint(recipe(), inputs, labels)
-    assert fingerprint(recipe(workers=2, device="cuda", checkpoint_every=1), inputs, labels) == mark
+    other = recipe(workers=2, device="cuda", checkpoint_every=1, chunk=3)
+    assert fingerprint(other, inputs, labels) == mark
     changed = inputs.copy()
     changed[-1, -1, -1, -1] ^= 1
     assert fingerprint(recipe(), changed, labels) != mark
     assert fingerprint(recipe(), inputs, labels[::-1]) != mark
     assert fingerprint(recipe(learning_rate=1e-9), inputs, labels) != mark
+    named = np.asarray([f"class {label}" for label in labels])
+    assert fingerprint(recipe(), inputs, named) != mark
+    assert fingerprint(recipe(), Rows(inputs, np.arange(len(inputs))), labels) == mark
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_with_the_remedy():
+def test_measurements_count_for_the_fingerprint_only_where_they_can_end_the_training():
+    def mark(**train):
+        return fingerprint(recipe(validate_share=0.3, **train), *images())
+
+    assert mark(validate_every=2, recall_floor=0.5) == mark()
+    assert mark(validate_every=2, patience=1) != mark()
+    assert mark(validate_every=2, patience=1) != mark(validate_every=3, patience=1)
+    assert mark(validate_every=2, patience=1) != mark(validate_every=2, patience=1, recall_floor=1)
+    assert fingerprint(recipe(validate_share=0.4), *images()) != mark()
+    moved = dataclasses.replace(recipe().data, split_seed=1)
+    for share, same in ((0.0, True), (0.3, False)):
+        wanted = recipe(validate_share=share)
+        other = dataclasses.replace(wanted, data=moved)
+        assert (fingerprint(other, *images()) == fingerprint(wanted, *images())) == same
+
+
+def test_the_content_of_the_weights_counts_for_the_fingerprint(tmp_path):
+    path = tmp_path / "w.pt"
+    wanted = recipe(model={"weights": str(path)})
+    marks = []
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        marks.append(fingerprint(wanted, *images()))
+    assert marks[0] != marks[1]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_the_items_and_the_remedy():
     inputs, labels = vectors()
     inputs[3] = np.inf
-    with pytest.raises(TrainingError, match=r"at step 1; lower train.learning_rate"):
-        run(recipe(backbone="mlp"), (inputs, labels))
+    ids = [f"item {row}" for row in range(len(labels))]
+    expected = (r"the loss is nan at step 1, over the items item \d+(, item \d+){4} and 19 more; "
+                r"lower train.learning_rate")  # fmt: skip
+    with pytest.raises(DivergedError, match=expected):
+        run(recipe(backbone="mlp"), (inputs, labels), item_ids=ids)
+    # A class of six items, four of them in the batch twice over: each is named once.
+    few = recipe(backbone="mlp", classes_per_batch=2, items_per_class=12)
+    with pytest.raises(DivergedError, match=r"(, \d+){4} and 7 more; lower"):
+        run(few, (inputs[:12], labels[:12]))
+
+
+def test_weights_that_are_not_finite_are_never_a_checkpoint(monkeypatch):
+    # The loss of the last step is finite, its step is not: nothing else would tell.
+    def spoil(self, step):
+        if step == 4:
+            next(iter(self.model.parameters())).data[0] = torch.nan
+
+    monkeypatch.setattr(pipeline.training.trainer.Trainer, "_move", spoil)
+    states = []
+    with pytest.raises(DivergedError, match=r"after step 5 the weights are not finite \(backbone"):
+        fit(*images(), recipe=recipe(), model=training_runs.fresh(recipe(), images()[0]),
+            on_checkpoint=states.append, progress=lambda _: None)
+    assert states == []
 
 
 def test_a_device_that_is_not_there_is_named():

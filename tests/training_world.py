@@ -35,7 +35,9 @@ def vectors(seed=0, dimension=10):
     return (1e-3 * (noisy + 50)).astype(np.float32), labels
 
 
-def recipe(*, backbone="cnn", base="multi_similarity", tcm=False, seed=0, **train):
+def recipe(
+    *, backbone="cnn", base="multi_similarity", tcm=False, memory=0, seed=0, model=(), **train
+):
     """A recipe of a few quick steps."""
     options = {"steps": 12, "classes_per_batch": 6, "items_per_class": 4, "warmup_steps": 2,
                "checkpoint_every": 5, **train}
@@ -43,8 +45,10 @@ def recipe(*, backbone="cnn", base="multi_similarity", tcm=False, seed=0, **trai
         name="tiny",
         seed=seed,
         data=DataConfig(items="items.parquet"),
-        model=ModelConfig(backbone=backbone, dimension=8, image_size=SIZE, width=4),
-        loss=LossConfig(base=base, tcm=TcmConfig() if tcm else None),
+        model=ModelConfig(
+            **{"backbone": backbone, "dimension": 8, "image_size": SIZE, "width": 4, **dict(model)}
+        ),
+        loss=LossConfig(base=base, memory=memory, tcm=TcmConfig() if tcm else None),
         train=TrainConfig(**options),
     )
 

@@ -21,22 +21,17 @@ label noise, left in. Licences: ``emoji_licences.md``.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import resvg_py
-from PIL import Image
 
+from jobs.datasets.drawing import build_table, over_white, rendered
 from jobs.datasets.emoji_names import Drawn, code_key, fluent_codes, read_catalogue
 
-SIDE = 48
 QUALITY = 80
 HELD_OUT_STYLE = "fluent-high-contrast"
 
@@ -74,20 +69,10 @@ NAMES_JSON = "unicode-emoji-json-0.9.0/package/data-by-emoji.json"
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line, build the table and print its path and counts."""
-    parser = argparse.ArgumentParser(description="Build the emoji items table.")
-    parser.add_argument("packages", type=Path, help="folder with the unpacked npm packages")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("emoji.parquet"))
-    options = parser.parse_args(arguments)
-    try:
-        table = build(options.packages)
-    except FileNotFoundError as error:
-        sys.exit(f"{error.filename}: not there; expected the npm packages named in "
-                 "'python -m jobs.datasets.build_emoji --help', unpacked")
-    pq.write_table(table, options.out, compression="zstd", use_dictionary=["label", "customer",
-                   "name", "vendor", "style", "tone", "role"])
-    classes = len(set(table["label"].to_pylist()))
-    print(f"{options.out}: {table.num_rows} images of {classes} classes, "
-          f"{options.out.stat().st_size / 1e6:.1f} MB")
+    build_table(
+        build, arguments, file=Path(__file__).with_name("emoji.parquet"),
+        repeated=("label", "customer", "name", "vendor", "style", "tone", "role"),
+    )  # fmt: skip
 
 
 def build(packages: Path) -> pa.Table:
@@ -103,18 +88,10 @@ def build(packages: Path) -> pa.Table:
 
 def draw(path: Path) -> bytes:
     """The image as WebP, 48 x 48 pixels, over white."""
-    if path.suffix == ".svg":
-        # Twice the size, then reduced like the bitmaps, so that all edges are equally soft.
-        data = resvg_py.svg_to_bytes(svg_string=path.read_text(encoding="utf-8"),
-                                     width=2 * SIDE, height=2 * SIDE, skip_system_fonts=True)
-    else:
-        data = path.read_bytes()
-    image = Image.open(io.BytesIO(bytes(data))).convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    small = Image.alpha_composite(white, image).convert("RGB")
+    vector = path.suffix == ".svg"
+    data = rendered(path.read_text(encoding="utf-8")) if vector else path.read_bytes()
     out = io.BytesIO()
-    small.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(
-        out, "WEBP", quality=QUALITY, method=6)
+    over_white(data).save(out, "WEBP", quality=QUALITY, method=6)
     return out.getvalue()
 
 

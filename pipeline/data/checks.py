@@ -36,17 +36,17 @@ NAME_COLUMNS = (*_REQUIRED, *_OPTIONAL)
 """Columns of names: strings, or whole numbers that are read as such."""
 
 
-def check_table(table: pa.Table, folder: Path) -> tuple[Items, Faults]:
+def check_table(table: pa.Table, folder: Path, *, on_disk: bool) -> tuple[Items, Faults]:
     """The items of a raw ``table``, bad rows included, and what is wrong with those.
 
-    Image paths are relative to ``folder``. Raises ``ItemsError``, without the file's name,
-    where a whole column is missing or of the wrong type.
+    Image paths are relative to ``folder``; ``on_disk`` leaves the files unread. Raises
+    ``ItemsError``, without the file's name, where a whole column is missing or of the wrong type.
     """
     kind = _check_columns(table.column_names)
     names = {name: _names(table, name) for name in NAME_COLUMNS}
     content: Strings | NDArray[np.float32]
     if kind == "image":
-        content, reasons = read_images(table[kind], folder)
+        content, reasons = read_images(table[kind], folder, on_disk=on_disk)
     else:
         content, reasons = (read_texts if kind == "text" else read_vectors)(table[kind])
     faults = _faults(names, {row: (kind, reason) for row, reason in reasons.items()})

@@ -7,6 +7,7 @@ Images are read here, never decoded.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,13 @@ Reasons = dict[int, str]
 """Why a row is bad and what is expected, by row number."""
 
 
-def read_images(column: pa.ChunkedArray, folder: Path) -> tuple[Strings, Reasons]:
-    """(n,) bytes of a column of bytes, or of paths relative to ``folder``."""
+def read_images(
+    column: pa.ChunkedArray, folder: Path, *, on_disk: bool
+) -> tuple[Strings, Reasons]:
+    """(n,) bytes of a column of bytes, or of paths relative to ``folder``.
+
+    ``on_disk``: of a column of paths, the paths of files that are there, ``folder`` included.
+    """
     if not (_is_text(column.type) or _is_binary(column.type)):
         raise ItemsError(f"column 'image': expected file paths or bytes, got {column.type}")
     values, reasons = strings_of(column), Reasons()
@@ -30,11 +36,18 @@ def read_images(column: pa.ChunkedArray, folder: Path) -> tuple[Strings, Reasons
             reasons[row] = "no image; expected a file path or the bytes of an image"
         elif isinstance(value, str):
             try:
-                values[row] = (folder / value).read_bytes()
+                file = folder / value
+                values[row] = _present(file) if on_disk else file.read_bytes()
             except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 reasons[row] = f"cannot read {value!r} ({why}); expected a file below {folder}"
     return values, reasons
+
+
+def _present(file: Path) -> str:
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("not a file")
+    return str(file)
 
 
 def read_texts(column: pa.ChunkedArray) -> tuple[Strings, Reasons]:

@@ -2,7 +2,8 @@
 
 An item belongs to one customer, or to all of them where ``customer`` is null. Its label names
 its class; an item without one is served, never trained on or counted. The content is an encoded
-image, a text or a vector; the pixels of images are made in ``pipeline/data/images.py``.
+image or the path of one, a text or a vector; the pixels of images are made in
+``pipeline/data/images.py``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Items:
     kind: str
     """One of ``KINDS``."""
     content: Strings | NDArray[np.float32]
-    """image: (n,) bytes; text: (n,) str; vector: (n, d) float32, as given, not of unit length."""
+    """image: (n,) bytes, or str, paths of files; text: (n,) str; vector: (n, d) float32, as given,
+    not of unit length."""
     metadata: pa.Table
     """Further columns, n rows; returned with a match."""
 
@@ -70,6 +72,11 @@ class Items:
     def __len__(self) -> int:
         """Number of items."""
         return len(self.item_id)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the content is paths of images instead of their bytes."""
+        return self.kind == "image" and len(self) > 0 and isinstance(self.content[0], str)
 
     def take(self, rows: NDArray[np.int64]) -> Items:
         """The items at ``rows`` (k,), in that order."""
@@ -89,7 +96,9 @@ class Items:
     def digest(self) -> str:
         """sha256 over all columns and the order of the rows, hexadecimal.
 
-        Two tables with equal values have equal digests, whatever file they came from.
+        Two tables with equal values have equal digests, whatever file they came from. Images on
+        disk count by their size, since data sets are too large to be read for a name. Raises
+        ``ItemsError`` where one is gone.
         """
         hashed = hashlib.sha256(f"{self.kind} {len(self)}".encode())
         for name in _STRINGS:
@@ -97,6 +106,8 @@ class Items:
         if self.kind == "vector":
             hashed.update(str(self.content.shape).encode())
             hashed.update(np.ascontiguousarray(self.content, "<f4").tobytes())
+        elif self.on_disk:
+            _hash_values(hashed, "size", [str(_size(path)) for path in self.content])
         else:
             _hash_values(hashed, self.kind, self.content.tolist())
         for name in self.metadata.column_names:
@@ -112,7 +123,8 @@ class Items:
             flat = pa.array(np.ascontiguousarray(self.content).reshape(-1), pa.float32())
             columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, width)
         else:
-            arrow = pa.large_binary() if self.kind == "image" else pa.large_string()
+            binary = self.kind == "image" and not self.on_disk
+            arrow = pa.large_binary() if binary else pa.large_string()
             columns[self.kind] = pa.array(self.content, arrow)
         table = pa.table(columns)
         for name in self.metadata.column_names:
@@ -157,6 +169,13 @@ def vectors_of(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
     """(n, d) float32 of a fixed-size list without nulls."""
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, np.float32).reshape(len(column), column.type.list_size)
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise ItemsError(f"{path}: {error.strerror}; expected the image as it was read") from None
 
 
 def _hash_values(hashed: hashlib._Hash, name: str, values: list[str | bytes | None]) -> None:

@@ -1,4 +1,4 @@
-"""Items from a file or a folder: Parquet, CSV, Arrow, or a folder of images.
+"""Items from a file or a folder: Parquet, CSV, Arrow, a folder of images, a published data set.
 
 A bad row ends the reading with one line that names file, row and column; or, on request, is set
 aside with the reason. Nothing is dropped silently.
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.checks import NAME_COLUMNS, Faults, check_table
 from pipeline.data.items import KINDS, Items, ItemsError
+from pipeline.data.published import layout_of, read_published
 from pipeline.durable import partial_of, sync
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -26,14 +27,16 @@ _STRING_COLUMNS = (*NAME_COLUMNS, *KINDS)
 
 
 def read_items(path: Path, *, rejected: Path | None = None) -> Items:
-    """The items of a table, or of a folder of images.
+    """The items of a table, of a folder of images or of a published data set.
 
-    Raises ``ItemsError`` for the first bad row. With ``rejected`` bad rows go to that Parquet
-    file instead, with a ``reason``; a table that cannot be read at all still raises.
+    The images of a data set stay on disk until they are decoded; all others are read. Raises
+    ``ItemsError`` for the first bad row. With ``rejected`` bad rows go to that Parquet file
+    instead, with a ``reason``; a table that cannot be read at all still raises.
     """
     try:
         table, folder = read_table(path)
-        items, faults = check_table(table, folder)
+        published = path.is_dir() and layout_of(path) is not None
+        items, faults = check_table(table, folder, on_disk=published)
     except ItemsError as error:
         raise ItemsError(f"{path}: {error}") from None
     if not faults:
@@ -106,7 +109,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> tuple[pa.Table, Path]:
 
 def _read(path: Path, needed: Sequence[str]) -> tuple[pa.Table, Path]:
     if path.is_dir():
-        return _read_folder(path), path
+        layout = layout_of(path)
+        return _read_folder(path) if layout is None else read_published(path, layout), path
     formats: dict[str, Callable[[Path], pa.Table]] = {
         ".parquet": lambda path: _read_parquet(path, needed),
         ".csv": _read_csv,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipeline.losses.options import require_loss
 from pipeline.strict import require
 
 
@@ -43,7 +44,7 @@ class LossConfig:
     """``[loss]``: a base loss, and TCM on top of it where ``[loss.tcm]`` is there."""
 
     base: str = "multi_similarity"
-    """Name in the registry of ``pipeline/losses``."""
+    """Name of the base loss; ``pipeline/losses/options.py`` lists them with their options."""
     options: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the base loss by name (its temperature, say) where its defaults do not fit."""
     memory: int = 0
@@ -52,5 +53,6 @@ class LossConfig:
     """The threshold-consistent margin term; absent: the base loss alone."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and that the base loss takes what it is given."""
         require(self.memory >= 0, "memory", "0 or more")
+        require_loss(self)

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.models.backbone import Backbone, Request
+from pipeline.models.weights import load_weights
+
 _WIDTHS = (1, 2, 4, 8)
 _GRID = 3  # places in each direction that the head sees
 
 
-class Cnn(nn.Module):
-    """(b, 3, S, S) float32 to (b, dimension) float32, not normalised."""
+class Cnn(Backbone):
+    """(b, 3, S, S) float32 from 0 to 255 to (b, dimension) float32, not normalised."""
 
     def __init__(self, *, image_size: int, width: int, dimension: int) -> None:
         """``width`` channels in the first of four stages; each stage doubles them.
@@ -49,11 +52,27 @@ class Cnn(nn.Module):
         # Convolutions on the CPU are up to twice as fast with the channels innermost.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def parts(self) -> list[nn.Module]:
+        """A convolution and its norm each, then the head."""
+        steps = list(self.stages)
+        starts = [place for place, step in enumerate(steps) if isinstance(step, nn.Conv2d)]
+        return [*(nn.ModuleList(steps[start : start + 2]) for start in starts), self.head]
+
     def forward(self, x: Tensor) -> Tensor:
         """Embed a batch; each row depends on its own image only."""
+        x = x * (2.0 / 255.0) - 1.0
         if self.odd:
             x = functional.pad(x, (0, 1, 0, 1), mode="replicate")
         # Four pixels become one place with twelve channels: nothing is lost, a quarter to do.
         x = functional.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
         out: Tensor = self.head(self.stages(x))
         return out
+
+
+def build(request: Request) -> Cnn:
+    """The network of a recipe; ``RecipeError`` where its file of weights does not fit."""
+    config = request.config
+    network = Cnn(image_size=config.side, width=config.width, dimension=config.dimension)
+    if request.file is not None:
+        load_weights(network, request.file, optional=("head.",))
+    return network

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.strict import require
 
@@ -12,8 +14,9 @@ class ModelConfig:
     """``[model]``: the network from an item to its embedding."""
 
     backbone: str = "cnn"
-    """``cnn`` (small images), ``mlp`` (vectors), ``efficientnet_lite0``, ``transformers:NAME``,
-    ``timm:NAME``, or ``module:callable``, a user's own."""
+    """``cnn`` (small images), ``mlp`` (vectors), ``efficientnet_lite0``, ``transformers:NAME``
+    (a folder, relative to the recipe, begins with ``./``, ``../`` or ``/``), ``timm:NAME``, or
+    ``module:callable``, a user's own: such a recipe runs the user's code."""
     weights: str = ""
     """Empty: drawn at random; ``pretrained``: those that the backbone's library or package
     brings; else a local file of weights, relative to the recipe."""
@@ -51,3 +54,35 @@ class ModelConfig:
         require(self.pooling in ("", "mean", "cls", "gem"), "pooling", "'mean', 'cls' or 'gem'")
         require(self.head in ("linear", "layer_norm"), "head", "'linear' or 'layer_norm'")
         require(self.trained_stages >= -1, "trained_stages", "-1 (all) or more")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that ``backbone`` names; None where it names no folder."""
+        library, _, name = self.backbone.partition(":")
+        return Path(name) if library == "transformers" and name.startswith((".", "/")) else None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that ``weights`` names; None for random and ``pretrained`` ones."""
+        return None if self.weights in ("", "pretrained") else Path(self.weights)
+
+    @property
+    def side(self) -> int:
+        """Side of the square that the network sees, in pixels."""
+        return self.crop or self.image_size
+
+    def located(self, base: Path) -> ModelConfig:
+        """The same with its local paths, which are relative to ``base``, made absolute."""
+        return self._with_paths(lambda path: str((base / path).resolve()))
+
+    def portable(self) -> ModelConfig:
+        """The same with local paths cut down to their names: for what leaves this machine."""
+        return self._with_paths(lambda path: path.name, mark="./")
+
+    def _with_paths(self, change: Callable[[Path], str], mark: str = "") -> ModelConfig:
+        backbone, weights = self.backbone, self.weights
+        if self.folder is not None:
+            backbone = f"transformers:{mark}{change(self.folder)}"
+        if self.weights_file is not None:
+            weights = change(self.weights_file)
+        return replace(self, backbone=backbone, weights=weights)

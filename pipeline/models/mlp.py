@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.backbone import Backbone, Request
+from pipeline.models.weights import load_weights
 
-class Mlp(nn.Module):
+
+class Mlp(Backbone):
     """(b, input_dimension) float32 to (b, dimension) float32, not normalised.
 
     Input scale is learnt once from the training vectors and kept with the weights, so that a
@@ -42,3 +45,15 @@ class Mlp(nn.Module):
         x = (x - self.mean) * self.scale
         out: Tensor = self.linear(x) + self.hidden(x)
         return out
+
+
+def build(request: Request) -> Mlp:
+    """The network of a recipe; ``RecipeError`` where its file of weights does not fit."""
+    config = request.config
+    network = Mlp(
+        input_dimension=request.input_dimension or 0, width=config.width,
+        dimension=config.dimension,
+    )  # fmt: skip
+    if request.file is not None:
+        load_weights(network, request.file)
+    return network

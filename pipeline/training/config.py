@@ -24,7 +24,8 @@ class TrainConfig:
     learning_rate: float = 2e-3
     """Peak rate of the optimiser, after linear warm-up."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay; biases, scales and proxies have none."""
+    """Weight decay, decoupled from the gradient in ``adamw`` and a part of it in ``sgd``; biases,
+    scales and proxies have none."""
     layer_decay: float = 1.0
     """Factor of the rate from each layer of the backbone to the one before it; 1: all alike."""
     warmup_steps: int = 20
@@ -39,12 +40,14 @@ class TrainConfig:
     precision: str = "float32"
     """Of the network: ``float32``, ``bfloat16`` or ``float16``; losses are float32 always."""
     clip: float = 0.0
-    """Largest norm of the gradient, larger ones are scaled down to it; 0: as it is."""
+    """Largest norm of the whole gradient, over all workers, proxies included; larger ones are
+    scaled down to it. 0: as it is."""
     chunk: int = 0
     """Items that pass the network at a time: the batch's gradient is then taken in two passes,
-    in the memory of a chunk. 0: the whole batch at once."""
+    in the memory of a chunk, for one more forward pass. 0: the whole batch at once."""
     average: float = 0.0
-    """Decay of the weights' exponential moving average, which becomes the model; 0: none."""
+    """Decay of the weights' exponential moving average, which is measured and becomes the model;
+    it rises to this value over the first steps. 0: none."""
     augmentation: float = 1.0
     """Strength of the images' augmentation: 0 none, 1 the usual; vectors have none."""
     random_crop: bool = False
@@ -52,14 +55,14 @@ class TrainConfig:
     mirror: bool = False
     """Mirror every second image: not where mirrored things are other things."""
     validate_share: float = 0.0
-    """Share of the training classes that is not trained on but measured along the way."""
+    """Share of the training classes that is not trained on but measured, at least two."""
     validate_every: int = 0
     """Steps between measurements; 0: none."""
     patience: int = 0
-    """Measurements without a lower corrected OPIS after which training stops, and goes back to
-    the best one; 0: never."""
+    """Measurements after the one of lowest corrected OPIS at which training stops; whatever ends
+    it, that one becomes the model. 0: never stops, and the last step's is the model."""
     recall_floor: float = 0.0
-    """R@1 below which a measurement is never the best one."""
+    """R@1 below which a measurement is never the best one, and training never stops."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     workers: int = 0

@@ -2,56 +2,38 @@
 
 Everything random is a pure function of (seed, step), so a run that was killed at any step and
 resumed from its last checkpoint repeats, on the same CPU with the same number of threads, the
-very losses it would have had. Loss: the base loss, plus the threshold-consistent margin term
-where the recipe has one.
+very losses it would have had. The parts: batches made ahead of time (``batch``), a step of the
+optimiser (``trainer``), measurements on held-out classes (``validation``), what is kept of it all
+(``state``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pipeline.config import Recipe
-from pipeline.data.batches import ClassBatches
-from pipeline.losses.base import base_loss
-from pipeline.losses.config import TcmConfig
-from pipeline.losses.tcm import tcm_loss
+from pipeline.curves import MIN_EVIDENCE
+from pipeline.data.items import ItemsError
 from pipeline.models.registry import EmbeddingModel
-from pipeline.training.augmentation import distort, draw_distortion
+from pipeline.training.ahead import Ahead
+from pipeline.training.batch import Batch, Batches
 from pipeline.training.collective import ALONE, Collective
+from pipeline.training.inputs import Inputs as Inputs
+from pipeline.training.schedule import rate_at
+from pipeline.training.state import DivergedError
+from pipeline.training.state import TrainingError as TrainingError
+from pipeline.training.state import TrainState as TrainState
+from pipeline.training.state import fingerprint as fingerprint
+from pipeline.training.trainer import Trainer
+from pipeline.training.validation import Labels, Validation, exhausted, validation_rows
 
-Inputs = NDArray[np.generic]
-"""(n, S, S, 3) uint8 pixels or (n, d_in) float32 vectors."""
-
-# Proxies start at random and each is hit by few batches, so they need a larger step.
-_LOSS_RATE = 10.0
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on; the message names the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainState:
-    """All that a run needs to go on from ``step``; tensors on the CPU."""
-
-    fingerprint: str
-    """What is trained on what: a state goes on only under its own."""
-    step: int
-    """Steps done."""
-    losses: tuple[float, ...]
-    """Loss of each of them."""
-    model: Mapping[str, object]
-    loss: Mapping[str, object]
-    optimizer: Mapping[str, object]
+_NAMED = 5  # items of a bad batch that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,184 +48,127 @@ class Progress:
     """Loss of this step, over the batch of all workers."""
     images: int
     """Items seen by this step, over all workers."""
-
-
-def fingerprint(recipe: Recipe, inputs: Inputs, labels: NDArray[np.int64]) -> str:
-    """sha256 of everything that decides the weights, workers and device left aside."""
-    train = replace(recipe.train, workers=0, device="cpu", checkpoint_every=1)
-    resolved = replace(recipe, train=train).resolved()
-    decisive = {key: resolved[key] for key in ("seed", "model", "loss", "train")}
-    digest = hashlib.sha256(json.dumps([decisive, inputs.shape], sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(labels).data)
-    digest.update(np.ascontiguousarray(inputs).data)
-    return digest.hexdigest()
+    rate: float = math.nan
+    """Learning rate of the head in this step."""
+    seconds: float = math.nan
+    """What the step took on the first worker, a measurement after it left aside."""
+    waited: float = 0.0
+    """Seconds of them in which it waited for its batch."""
+    validation: Validation | None = None
+    """What was measured after it, if anything."""
 
 
 def fit(
     inputs: Inputs,
-    labels: NDArray[np.int64],
+    labels: Labels,
     *,
     recipe: Recipe,
     model: EmbeddingModel,
+    item_ids: Sequence[str] | None = None,
+    features: bool = False,
+    mark: str | None = None,
     resume: TrainState | None = None,
     on_checkpoint: Callable[[TrainState], None],
     progress: Callable[[Progress], None],
     collective: Collective = ALONE,
 ) -> EmbeddingModel:
-    """Train ``model`` on ``inputs`` with class numbers ``labels`` (n,); returned on the CPU.
+    """Train ``model`` on ``inputs`` of classes ``labels`` (n,), names or numbers; on the CPU again.
 
-    ``on_checkpoint`` gets a state every ``checkpoint_every`` steps and at the end (every worker
-    calls it; all have the same state); ``progress`` is called after each step. Raises
-    ``TrainingError`` where ``resume`` belongs to another run or the loss is no longer finite.
+    ``item_ids`` (n,) name items in errors and order them in measurements; by default their row
+    numbers. ``features``: the inputs are what ``model.frozen`` makes of items. ``mark``: the
+    fingerprint of the run where it is known. ``on_checkpoint`` gets a state every
+    ``checkpoint_every`` steps and at the end (every worker calls it; all have the same state);
+    ``progress`` is called after each step. Raises ``TrainingError`` where ``resume`` belongs to
+    another run or the loss is no longer finite, ``ItemsError`` where no batch can be filled.
     """
-    mark = fingerprint(recipe, inputs, labels)
+    run = _Run(
+        inputs, labels, recipe=recipe, model=model, item_ids=item_ids, features=features,
+        collective=collective,
+    )  # fmt: skip
+    mark = fingerprint(recipe, inputs, labels) if mark is None else mark
     if resume is not None and resume.fingerprint != mark:
         raise TrainingError("the checkpoint is of another recipe or other items; delete it")
-    run = _Run(inputs, labels, recipe=recipe, model=model, collective=collective)
-    losses = run.restore(resume) if resume is not None else []
-    for step in range(len(losses), recipe.train.steps):
-        losses.append(run.step(step))
-        if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                f"the loss is {losses[-1]} at step {step + 1}; lower train.learning_rate"
-            )
-        done = step + 1
-        progress(Progress(done, recipe.train.steps, losses[-1], run.batch_size))
-        if done % recipe.train.checkpoint_every == 0 or done == recipe.train.steps:
-            on_checkpoint(run.state(mark, losses))
-    return model.to("cpu").eval()
+    losses = run.trainer.restore(resume) if resume is not None else []
+    train = recipe.train
+    with Ahead(run.batches.make, range(len(losses), train.steps)) as ahead:
+        while len(losses) < train.steps and not run.stopped:
+            now = run.step(len(losses), ahead)
+            losses.append(now.loss)
+            progress(now)
+            done = len(losses)
+            if done % train.checkpoint_every == 0 or done == train.steps or run.stopped:
+                on_checkpoint(run.trainer.state(mark, losses))
+    return run.trainer.finish()
 
 
 class _Run:
-    """What changes from step to step: the weights and the optimiser's moments."""
+    """A training: its batches, its trainer, and the classes that it is measured on."""
 
     def __init__(
-        self, inputs: Inputs, labels: NDArray[np.int64], *, recipe: Recipe,
-        model: EmbeddingModel, collective: Collective,
+        self, inputs: Inputs, labels: Labels, *, recipe: Recipe, model: EmbeddingModel,
+        item_ids: Sequence[str] | None, features: bool, collective: Collective,
     ) -> None:  # fmt: skip
-        names, codes = np.unique(labels, return_inverse=True)
-        self.recipe, self.model, self.collective = recipe, model, collective
-        self.inputs, self.codes = inputs, codes.astype(np.int64)
         train = recipe.train
-        self.device = _device(train.device)
-        self.batch_size = train.classes_per_batch * train.items_per_class
-        self.share = collective.share(self.batch_size)
-        self.batches = ClassBatches(
-            self.codes,
-            classes_per_batch=train.classes_per_batch,
-            items_per_class=train.items_per_class,
-            seed=recipe.seed,
+        self.inputs, self.labels, self.recipe = inputs, labels, recipe
+        self.item_ids = [str(row) for row in range(len(labels))] if item_ids is None else item_ids
+        held_out = validation_rows(labels, train.validate_share, recipe.data.split_seed)
+        self.held_out = np.flatnonzero(held_out)
+        _require_measurable(labels[held_out], recipe)
+        trained = np.flatnonzero(~held_out)
+        names, found = np.unique(labels[trained], return_inverse=True)
+        self.codes = np.full(len(labels), -1, np.int64)
+        self.codes[trained] = found
+        if model.kind == "vector" and not features:
+            model.learn_scale(torch.from_numpy(np.asarray(inputs[trained], np.float32)))
+        self.trainer = Trainer(
+            recipe, model, classes=len(names), collective=collective, features=features
         )
-        if model.kind == "vector":
-            model.learn_scale(torch.from_numpy(np.asarray(inputs, np.float32)))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.loss = base_loss(
-                recipe.loss.base, classes=len(names), dimension=model.config.dimension
+        self.batches = Batches(
+            inputs, self.codes, recipe=recipe, share=self.trainer.share,
+            images=model.kind == "image" and not features,
+            pinned=self.trainer.device.type == "cuda",
+        )  # fmt: skip
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training has gone on long enough without a better measurement."""
+        train = self.recipe.train
+        return exhausted(self.trainer.validations, train.recall_floor, train.patience)
+
+    def step(self, step: int, ahead: Ahead[Batch]) -> Progress:
+        """One step, and the measurement after it where it is due."""
+        train, started = self.recipe.train, time.perf_counter()
+        batch, waited = ahead.take(step)
+        loss = self.trainer.step(step, batch, self.codes[batch.rows])
+        if not math.isfinite(loss):
+            raise DivergedError(_diverged(loss, step, [self.item_ids[row] for row in batch.rows]))
+        seconds, done = time.perf_counter() - started, step + 1
+        found = None
+        if train.validate_every and (done % train.validate_every == 0 or done == train.steps):
+            found = self.trainer.measure(
+                self.inputs, self.held_out, self.labels, self.item_ids, done
             )
-        model.to(self.device).train()
-        self.loss.to(self.device)
-        self.optimizer = _optimizer(model, self.loss, train.weight_decay)
-
-    def step(self, step: int) -> float:
-        """One step of the optimiser; the loss before it."""
-        rate = _rate(step, self.recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        rows = self.batches.rows(step)
-        labels = torch.from_numpy(self.codes[rows]).to(self.device)
-        embeddings = self.collective.gather(self.model(self._items(rows, step)))
-        loss = self.loss(embeddings, labels)
-        if self.recipe.loss.tcm is not None:
-            loss = loss + _tcm(embeddings, labels, self.recipe.loss.tcm)
-        self.optimizer.zero_grad()
-        loss.backward()
-        # The loss's own weights see the whole batch in every worker: equal gradients, not parts.
-        self.collective.add_gradients(self.model.parameters())
-        self.optimizer.step()
-        return float(loss.item())
-
-    def _items(self, rows: NDArray[np.int64], step: int) -> Tensor:
-        """This worker's share of the batch, augmented."""
-        part = torch.from_numpy(np.asarray(self.inputs[rows[self.share]])).to(self.device)
-        strength = self.recipe.train.augmentation
-        if self.model.kind != "image" or strength == 0:
-            return part
-        drawn = draw_distortion(rows.size, strength=strength, seed=self.recipe.seed, step=step)
-        return distort(part, drawn.part(self.share))
-
-    def state(self, mark: str, losses: list[float]) -> TrainState:
-        """A copy of the state after ``losses``, on the CPU."""
-        return TrainState(
-            fingerprint=mark,
-            step=len(losses),
-            losses=tuple(losses),
-            model=_copy(self.model.state_dict()),
-            loss=_copy(self.loss.state_dict()),
-            optimizer=_copy(self.optimizer.state_dict()),
+        return Progress(
+            done, train.steps, loss, batch.rows.size, rate_at(step, train), seconds, waited, found
         )
 
-    def restore(self, state: TrainState) -> list[float]:
-        """Go back to ``state``; the losses up to there."""
-        self.model.load_state_dict(state.model)
-        self.loss.load_state_dict(state.loss)
-        # The optimiser keeps the tensors that it is given and writes into them: give it a copy.
-        self.optimizer.load_state_dict(_copy(state.optimizer))
-        return list(state.losses)
 
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            "train.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'"
+def _require_measurable(labels: Labels, recipe: Recipe) -> None:
+    """``ItemsError`` where the held-out ``labels`` could never tell a best measurement."""
+    sizes = np.unique(labels, return_counts=True)[1]
+    usable = int((sizes >= MIN_EVIDENCE).sum())
+    if recipe.train.patience and usable < 2:
+        raise ItemsError(
+            f"{usable} of the {len(sizes)} classes held out by train.validate_share have "
+            f"{MIN_EVIDENCE} items or more; expected at least 2 for a corrected OPIS: raise it, "
+            "or set patience = 0"
         )
-    return torch.device(name)
 
 
-def _optimizer(model: nn.Module, loss: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; only matrices decay, not the scales and offsets of norms."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW([
-        {"params": matrices, "weight_decay": weight_decay, "factor": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "factor": 1.0},
-        {"params": list(loss.parameters()), "weight_decay": 0.0, "factor": _LOSS_RATE},
-    ])
-
-
-def _rate(step: int, recipe: Recipe) -> float:
-    """Learning rate of ``step`` (from 0): linear warm-up, then half a cosine towards 0."""
-    train = recipe.train
-    if step < train.warmup_steps:
-        return train.learning_rate * (step + 1) / train.warmup_steps
-    share = (step - train.warmup_steps) / max(1, train.steps - train.warmup_steps)
-    return train.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
-
-
-def _tcm(embeddings: Tensor, labels: Tensor, config: TcmConfig) -> Tensor:
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return tcm_loss(
-        embeddings @ embeddings.T,
-        labels[:, None] == labels[None, :],
-        positive_margin=config.positive_margin,
-        negative_margin=config.negative_margin,
-        positive_weight=config.positive_weight,
-        negative_weight=config.negative_weight,
-        floor=config.floor,
-        is_pair=~itself,
+def _diverged(loss: float, step: int, ids: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(ids))
+    rest = f" and {len(unique) - _NAMED} more" if len(unique) > _NAMED else ""
+    return (
+        f"the loss is {loss} at step {step + 1}, over the items {', '.join(unique[:_NAMED])}"
+        f"{rest}; lower train.learning_rate, set train.clip, or look at these items"
     )
-
-
-def _copy(state: Mapping[str, object]) -> dict[str, object]:
-    """A deep copy of a state dict with its tensors on the CPU."""
-    return {key: _on_cpu(value) for key, value in state.items()}
-
-
-def _on_cpu(value: object) -> object:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _on_cpu(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_on_cpu(entry) for entry in value]
-    return value

@@ -1,0 +1,27 @@
+"""Mixed precision: the network in 16 bits, everything that compares distances in 32.
+
+bfloat16 has the range of float32 and needs nothing else. float16 has not: small gradients would
+become 0, so the loss is scaled up before its gradient is taken and the gradient down again, by a
+factor that a step with an overflow lowers (such a step moves nothing). Whether float32 products
+use TF32 stays as the user has set it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Precision:
+    """What the network is computed in on one device."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        """``name``: ``float32``, ``bfloat16`` or ``float16``; a CPU has all three."""
+        self._kind, self._dtype = device.type, _TYPES.get(name)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
+        """Changes nothing unless the precision is float16."""
+
+    def network(self) -> torch.autocast:
+        """The block in which the network is computed; the losses stay outside."""
+        return torch.autocast(self._kind, dtype=self._dtype, enabled=self._dtype is not None)
