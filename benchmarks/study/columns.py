@@ -13,7 +13,7 @@ TITLES = {
     "emoji": "emoji across vendors", "icons": "icons across sets",
     "emoji-tones": "emoji, skin tones apart", "digits": "handwritten digits",
     "cnn": "small CNN", "efficientnet_lite0": "EfficientNet-Lite0, pretrained", "mlp": "MLP",
-    "multi_similarity": "Multi-Similarity", "proxy_anchor": "Proxy-Anchor",
+    "multi_similarity": "Multi-Similarity", "supervised_contrastive": "SupCon",
     "smooth_ap": "Smooth-AP", "recall_at_k": "Recall@k surrogate", "arcface": "ArcFace",
 }  # fmt: skip
 
