@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         names = {field.name for field in dataclasses.fields(TrainState)}
-        try:
-            fields = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
-            fields = None
+        fields = _loaded(data)
         if not isinstance(fields, dict) or fields.keys() != names:
             raise CheckpointError(
                 f"{self.where}: no checkpoint of this version; delete it to train from the "
@@ -91,6 +90,19 @@ class Checkpoint:
                 "folder or a URL that fsspec knows"
             ) from None
         return filesystem, path
+
+
+def _loaded(data: bytes) -> object:
+    """What ``torch.save`` wrote as ``data``; None where a byte of it is another."""
+    try:
+        # torch writes checksums and does not look at them: other weights would pass for these.
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.testzip() is not None:
+                return None
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (ArithmeticError, EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError,
+            zipfile.BadZipFile, zlib.error):  # fmt: skip
+        return None
 
 
 def checkpoint_of(workspace: Workspace, tag: str) -> Checkpoint:

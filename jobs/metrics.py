@@ -39,10 +39,7 @@ class Metrics:
         numbers = numbers_of(progress)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": progress.step, **numbers}) + "\n")
-        assert self._events is not None, "opened by the first step"
-        for name, value in numbers.items():
-            if value is not None:
-                self._events.add_scalar(name, value, progress.step)
+        self._tell(progress.step, numbers)
 
     @property
     def waited_share(self) -> float:
@@ -50,7 +47,10 @@ class Metrics:
         return self._waited / self._seconds if self._seconds else math.nan
 
     def _rewind(self, step: int) -> None:
-        """Keep the lines before ``step``; readers of the events drop what is there from it on."""
+        """Keep the lines before ``step``, and tell the events anew what they say.
+
+        Readers drop all events before those: a killed writer has left the last ones unwritten.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         lines = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         # A killed writer leaves half a line at the most, without its end.
@@ -63,8 +63,17 @@ class Metrics:
         # Files are named by the second: one of the same second would be written over.
         number = sum(1 for _ in self._folder.glob("events.*"))
         self._events = SummaryWriter(
-            str(self._folder), purge_step=step, filename_suffix=f".{number:04d}"
+            str(self._folder), purge_step=0, filename_suffix=f".{number:04d}"
         )
+        for line in kept.splitlines():
+            numbers = json.loads(line)
+            self._tell(numbers.pop("step"), numbers)
+
+    def _tell(self, step: int, numbers: dict[str, float | None]) -> None:
+        assert self._events is not None, "opened by the first step"
+        for name, value in numbers.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
 
     def _close(self) -> None:
         if self._events is not None:

@@ -150,12 +150,13 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
 
 
 def _key(recipe: Recipe, items: Items) -> str:
-    # The paths of table, weights and tokenizer are no part of a run; what stands in them is.
+    # The paths of table, weights, tokenizer and own code are no part of a run; their content is.
     what = {"recipe": recipe.resolved(), "items": items.digest()}
-    if recipe.model.folder is not None or recipe.model.weights_file is not None:
+    model = recipe.model
+    if (model.folder, model.weights_file, model.module) != (None, None, None):
         from pipeline.models.weights import weights_digest  # imports torch
 
-        what["weights"] = weights_digest(recipe.model)
+        what["weights"] = weights_digest(model)
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -8,6 +8,7 @@ workspace, which on a cluster lies on a disk that all nodes share.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -131,12 +132,15 @@ def _setting(config: Mapping[str, Any], recipe: Recipe) -> Setting:
 def _trial(config: Mapping[str, Any], recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     """What a worker of Ray Tune runs; the trial in numbers."""
     setting = _setting(config, recipe)
-    try:
-        trial = tried(recipe, setting, workspace, lambda _: None)
-    except (ValueError, RuntimeError, OSError, MemoryError) as error:
-        trial = failed(setting, error)
-    if setting.margins is not None:
-        workspace.model(setting.name).unlink(missing_ok=True)  # its worth is known
+    # What is drawn twice is trained once: whoever comes second waits, and finds it done.
+    with (workspace.folder / f".{setting.name}.lock").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            trial = tried(recipe, setting, workspace, lambda _: None)
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            trial = failed(setting, error)
+        if setting.margins is not None:
+            workspace.model(setting.name).unlink(missing_ok=True)  # its worth is known
     return {"trial": trial.as_numbers()}
 
 

@@ -7,6 +7,7 @@ done again, with the losses that they had.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -28,6 +29,9 @@ back (preemption) do not count."""
 
 _PEER_LOST = ("closed by peer", "reset by peer", "remote process exited")
 """What gloo and NCCL say in a worker that was waiting for one that died."""
+
+_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a machine refuses until somebody mends it: a full disk, a folder not to be written."""
 
 
 def train_on_workers(
@@ -157,9 +161,12 @@ def _interrupt_kept() -> Iterator[None]:
 
 
 def _refused(failures: Iterable[Exception]) -> list[Exception]:
-    """Those failures that are refusals of ours: one line for whoever asked."""
+    """Those failures that are refusals of ours or the machine's: one line for whoever asked."""
     bases = [getattr(failure, "_base_exc", failure) for failure in failures]
-    return [base for base in bases if for_people(base)]
+    return [
+        base for base in bases
+        if for_people(base) or (isinstance(base, OSError) and base.errno in _MACHINE)
+    ]  # fmt: skip
 
 
 def _cause(

@@ -62,12 +62,12 @@ class Layout:
         n, (rows, columns) = len(self.vectors), shape
         every: list[Tile] = []
         for i in range(0, n, rows):
-            half, end = min(i + rows // 2, n), min(i + rows, n)
-            # On the diagonal, where half of a square is counted from the other side, smaller ones.
-            every += [(slice(i, half), slice(i, end)), (slice(half, end), slice(half, end))]
+            end, strip = min(i + rows, n), max(rows // 4, 1)
+            # On the diagonal, where half of a square is counted from the other side, strips.
+            every += [(slice(j, min(j + strip, end)), slice(j, end)) for j in range(i, end, strip)]
             right = (slice(j, min(j + columns, n)) for j in range(end, n, columns))
             every += [(slice(i, end), part) for part in right]
-        return [tile for tile in every if tile[0].start < tile[0].stop][shard[0] :: shard[1]]
+        return every[shard[0] :: shard[1]]
 
     def starts(self, rows: slice, columns: slice) -> NDArray[np.int64]:
         """(r,) first column of a tile that is a negative of each row, and lies after it."""

@@ -1,6 +1,8 @@
 """A checkpoint comes back as it was written, from a folder or a URL, or it is refused."""
 
 import dataclasses
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +82,18 @@ def test_a_writer_killed_anywhere_leaves_the_old_state_or_the_new_one(tmp_path, 
     assert set(seen) == {1, 2}
 
 
+def flipped(data):
+    """One bit of a weight is another: everything can be read."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        weights = archive.read(largest)
+    place = data.index(weights) + len(weights) // 2
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2],
-                                    lambda data: b"no" + data])  # fmt: skip
+                                    lambda data: b"no" + data, lambda data: b"0\n.",
+                                    lambda data: flipped(data)])  # fmt: skip
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, state, damage):
     path = tmp_path / "a.pt"
     Checkpoint(str(path)).write(state)

@@ -248,6 +248,10 @@ def test_what_a_worker_refused_is_said_in_its_own_words():
     assert _cause([KeyError("x"), dead, WrappedError(ours)], rays, EOFError) is ours
     assert _cause([ours], rays, EOFError) is ours  # as its controller says it
     assert _cause([WrappedError(KeyError("x"))], rays, EOFError) is rays
+    full = OSError(errno.ENOSPC, "No space left on device")  # trying again would not mend it
+    assert _cause([dead, WrappedError(full)], rays, EOFError) is full
+    lost = ConnectionResetError(errno.ECONNRESET, "Connection reset")
+    assert _cause([WrappedError(lost)], rays, EOFError) is rays
 
 
 @pytest.mark.parametrize(

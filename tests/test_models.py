@@ -167,6 +167,10 @@ def test_a_users_module_is_found_in_the_working_folder_and_missed_clearly(tmp_pa
         load_model(tmp_path / "model.pt")[0](items).detach(), model(items).detach()
     )
     del sys.modules["ours_7"]
+    (tmp_path / "ours_7.py").write_text(code.replace("config.dimension", "4, bias=False"))
+    with pytest.raises(RecipeError, match=r"model.pt: its weights are not of .* delete it to"):
+        load_model(tmp_path / "model.pt")
+    del sys.modules["ours_7"]
     (tmp_path / "ours_7.py").write_text("import nothing_of_that_name_9\n")
     with pytest.raises(RecipeError, match="no module 'nothing_of_that_name_9'"):
         load_model(tmp_path / "model.pt")
@@ -257,7 +261,9 @@ def test_pretrained_weights_are_refused_where_a_backbone_has_none():
         require_backbone(dataclasses.replace(CNN, weights="pretrained"), "image")
 
 
-def test_the_digest_of_weights_moves_with_the_files_and_not_with_their_place(tmp_path):
+def test_the_digest_of_weights_moves_with_the_files_and_not_with_their_place(
+    tmp_path, monkeypatch
+):
     assert weights_digest(CNN) == weights_digest(ModelConfig(weights="pretrained")) == ""
     files, folders = [], []
     for place, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
@@ -267,6 +273,15 @@ def test_the_digest_of_weights_moves_with_the_files_and_not_with_their_place(tmp
         folders.append(weights_digest(ModelConfig(backbone=f"transformers:{tmp_path}/{place}")))
     for first, elsewhere, other in (files, folders):
         assert first == elsewhere != other
+    (tmp_path / "ours_8.py").write_text("one")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    own_code = [weights_digest(ModelConfig(backbone="ours_8:network"))]
+    (tmp_path / "ours_8.py").write_text("two")
+    own_code.append(weights_digest(ModelConfig(backbone="ours_8:network")))
+    (tmp_path / "ours_8.py").rename(tmp_path / "ours_9.py")
+    own_code.append(weights_digest(ModelConfig(backbone="ours_8:network")))
+    assert len({*own_code, ""}) == 3
+    assert own_code[-1] == ""  # missed where it is imported
     with pytest.raises(RecipeError, match="no such file"):
         weights_digest(ModelConfig(weights=str(tmp_path / "gone.pt")))
     with pytest.raises(RecipeError, match="no such folder"):

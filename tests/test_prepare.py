@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -65,5 +66,18 @@ def test_other_weights_under_the_same_name_make_another_workspace(tmp_path, monk
     folders = []
     for content in (b"one", b"two", b"two"):
         (tmp_path / "own.pt").write_bytes(content)
+        folders.append(prepare(load_recipe(path), Console(quiet=True)).folder)
+    assert folders[0] != folders[1] == folders[2]
+
+
+def test_other_code_of_a_users_own_network_makes_another_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = write_recipe(tmp_path)
+    path.write_text(path.read_text().replace('"mlp"', '"our_code_5:network"'))
+    code = "from tests.own_networks import linear as network\n"
+    folders = []
+    for content in (code, code + "# changed", code + "# changed"):
+        (tmp_path / "our_code_5.py").write_text(content)
         folders.append(prepare(load_recipe(path), Console(quiet=True)).folder)
     assert folders[0] != folders[1] == folders[2]

@@ -10,7 +10,10 @@ import torch
 import jobs.features
 import pipeline.training.ahead
 from jobs.features import cached_features
-from pipeline.models.registry import build_model
+from pipeline.models import transformers_vision
+from pipeline.models.backbone import Request
+from pipeline.models.config import ModelConfig
+from pipeline.models.registry import EmbeddingModel, build_model
 from pipeline.training.ahead import Ahead
 from pipeline.training.collective import ALONE, Collective
 from pipeline.training.features import features_digest, features_of, keepable
@@ -78,6 +81,27 @@ def test_the_digest_is_of_the_frozen_weights_and_the_items():
     changed = inputs.copy()
     changed[-1, 0, 0, 0] ^= 1
     assert digest() != digest(changed)
+
+
+def test_the_digest_is_of_how_the_frozen_weights_are_used():
+    # The same weights with other heads of attention, as a folder's config.json may come to say.
+    pytest.importorskip("transformers")
+    shape = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1,
+             "intermediate_size": 16, "image_size": 32, "patch_size": 16}  # fmt: skip
+    config = ModelConfig(backbone="transformers:one", image_size=32, trained_stages=0, dimension=4)
+    inputs, _ = pictures()
+
+    def made(heads):
+        torch.manual_seed(0)
+        architecture = {**shape, "num_attention_heads": heads}
+        backbone = transformers_vision.build(Request(config, "image", None, architecture))
+        return EmbeddingModel(backbone, config, kind="image", input_dimension=None)
+
+    one, two = made(1), made(2)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name])
+    assert features_digest(one, inputs) == features_digest(made(1), inputs)
+    assert features_digest(one, inputs) != features_digest(two, inputs)
 
 
 def test_a_training_of_the_head_leaves_the_digest_as_it_was():

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import multiprocessing
+import os
+import signal
 import struct
 
 import pytest
@@ -80,6 +83,23 @@ def test_steps_done_again_replace_those_that_were_there(tmp_path):
             metrics.add(at(step, loss=10.0 + step))
     expected = [(1, 1.0), (2, 2.0), (3, 13.0), (4, 14.0), (5, 15.0)]
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == expected
+    assert [(step, value) for tag, step, value in scalars(tmp_path) if tag == "loss"] == expected
+
+
+def test_events_that_a_killed_writer_never_wrote_are_told_again(tmp_path):
+    def killed():
+        metrics = Metrics(tmp_path)
+        for step in (1, 2, 3):
+            metrics.add(at(step, loss=float(step)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    writer = multiprocessing.get_context("fork").Process(target=killed)
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    with Metrics(tmp_path) as metrics:
+        metrics.add(at(3, loss=13.0))
+    expected = [(1, 1.0), (2, 2.0), (3, 13.0)]
     assert [(step, value) for tag, step, value in scalars(tmp_path) if tag == "loss"] == expected
 
 

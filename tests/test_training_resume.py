@@ -13,7 +13,7 @@ from pipeline.training.loop import TrainingError, fingerprint
 from pipeline.training.precision import Precision
 from pipeline.training.state import DivergedError
 from pipeline.training.validation import validate, validation_rows
-from tests.training_runs import DROPPING, embedded, fresh, losses_of, run
+from tests.training_runs import DROPPING, OVERFLOWING, embedded, fresh, losses_of, run
 from tests.training_world import images, recipe, vectors
 
 VALIDATED = {"validate_share": 0.4, "classes_per_batch": 4, "validate_every": 3}
@@ -156,6 +156,22 @@ def test_a_step_whose_gradient_overflows_in_float16_moves_nothing_and_lowers_the
     assert after.scaler["scale"] == 2.0**126
     for name, value in start.items():
         np.testing.assert_array_equal(model.state_dict()[name], value)
+
+
+def test_a_gradient_that_overflows_float16_at_every_scale_ends_the_training():
+    # From a scale of 2^16 down to 2^-15, halved at each step.
+    wanted = recipe(backbone=OVERFLOWING, steps=40, precision="float16")
+    line = r"after step 31 the gradient overflows float16 at any scale.*'bfloat16', or lower"
+    with pytest.raises(DivergedError, match=line):
+        run(wanted, images())
+
+
+def test_the_weights_of_the_loss_are_looked_at_before_they_are_kept():
+    # They move ten times as fast as the network: here they alone leave the range of float32.
+    wanted = recipe(base="proxy_anchor", optimizer="sgd", learning_rate=1e37, warmup_steps=0,
+                    checkpoint_every=1)  # fmt: skip
+    with pytest.raises(DivergedError, match=r"after step 1 .* not finite \(base\.loss\.proxies\)"):
+        run(wanted, images())
 
 
 def test_patience_ends_the_training_and_brings_the_best_measurement_back():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,11 +14,14 @@ import pytest
 
 from jobs import cli
 from jobs.tune import _tuned
-from jobs.tuning import Space, _points, _setting
+from jobs.tuning import Space, _points, _setting, _trial
+from jobs.workspace import Workspace
 from pipeline.config import load_recipe
 from pipeline.losses.config import TcmConfig
 from pipeline.training.trials import Choice, Margins, Setting, Trial
 from tests.tiny_run import write_items, write_recipe
+from tests.training_items import write_items as write_prepared
+from tests.training_world import recipe
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (
@@ -150,6 +154,29 @@ def test_a_recipe_written_elsewhere_finds_its_items_and_weights(tmp_path, monkey
     assert after.model == load_recipe(path).model
     assert "../" in out.read_text()
     assert str(tmp_path) not in out.read_text()
+
+
+def draw(workspace, together, ended):
+    """One worker's trial of a setting that another one has drawn too."""
+    wanted = recipe(tcm=True, validate_share=0.4, classes_per_batch=2, steps=40, checkpoint_every=1)
+    config = {"point": "", "negative_margin": 0.5, "gap": 0.3, "learning_rate": 1e-3}
+    together.wait()
+    ended.put(_trial(config, wanted, workspace)["trial"])
+
+
+def test_a_setting_drawn_twice_is_trained_once_and_measured_alike(tmp_path):
+    workspace = Workspace(tmp_path / "run")
+    write_prepared(workspace)
+    processes = multiprocessing.get_context("spawn")
+    arguments = workspace, processes.Barrier(2), (ended := processes.Queue())
+    both = [processes.Process(target=draw, args=arguments) for _ in range(2)]
+    for worker in both:
+        worker.start()
+    first, second = (ended.get(timeout=60) for _ in both)
+    for worker in both:
+        worker.join()
+    assert first == second
+    assert (first["failed"], first["setting"]["margins"]["negative"]) == ("", 0.5)
 
 
 @pytest.mark.ray

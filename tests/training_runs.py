@@ -25,6 +25,23 @@ class Dropping(nn.Sequential):
         return out
 
 
+OVERFLOWING = "tests.training_runs:Overflowing"
+"""A backbone whose gradient is never finite."""
+
+
+class Overflowing(nn.Sequential):
+    """(b, 3, S, S) to (b, d)."""
+
+    def __init__(self, config, _):
+        super().__init__(nn.Flatten(), nn.Linear(3 * config.image_size**2, config.dimension))
+
+    def forward(self, x):
+        out = super().forward(x)
+        if out.requires_grad:
+            out.register_hook(lambda gradient: gradient * torch.inf)
+        return out
+
+
 class KilledError(Exception):
     """What ends a training in the middle."""
 

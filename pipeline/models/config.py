@@ -67,6 +67,12 @@ class ModelConfig:
         return None if self.weights in ("", "pretrained") else Path(self.weights)
 
     @property
+    def module(self) -> str | None:
+        """The module of a user's own network; None for the others."""
+        library, colon, _ = self.backbone.partition(":")
+        return library if colon and library not in ("transformers", "timm") else None
+
+    @property
     def side(self) -> int:
         """Side of the square that the network sees, in pixels."""
         return self.crop or self.image_size

@@ -123,7 +123,7 @@ def load_model(path: Path) -> tuple[EmbeddingModel, str]:
     """The model that ``save_model`` wrote, in evaluation mode on the CPU, and its fingerprint.
 
     Needs no hub and none of the files that training started from; a user's own backbone is code
-    and has to be there again. Raises ``RecipeError`` where it is not.
+    and has to be there again. Raises ``RecipeError`` where it is not, or makes another network.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
     model = _built(
@@ -133,7 +133,13 @@ def load_model(path: Path) -> tuple[EmbeddingModel, str]:
         ),
         seed=0,
     )  # fmt: skip
-    model.load_state_dict(content["weights"])
+    try:
+        model.load_state_dict(content["weights"])
+    except RuntimeError:
+        raise RecipeError(
+            f"{path}: its weights are not of the network that {model.config.backbone!r} makes now; "
+            "delete it to train again, or bring back the code that it was trained with"
+        ) from None
     return model.eval(), content["fingerprint"]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,9 +19,10 @@ from pipeline.strict import RecipeError
 def weights_digest(config: ModelConfig) -> str:
     """sha256 of the local files that ``config`` starts from, hexadecimal; empty if there are none.
 
-    Their names are part of the recipe, their content is not: a fingerprint needs both. Weights
-    of a hub or a package are told apart by their names alone. Raises ``RecipeError`` for a file
-    that is not there.
+    Their names are part of the recipe, their content is not: a fingerprint needs both. Of a
+    user's own network it is the file of its module, not what that imports. Weights of a hub or a
+    package are told apart by their names alone. Raises ``RecipeError`` for a file that is not
+    there; a module that is not there is missed where it is imported.
     """
     files: list[Path] = []
     folder = config.folder
@@ -28,6 +31,8 @@ def weights_digest(config: ModelConfig) -> str:
         files += sorted(path for path in folder.iterdir() if path.is_file())
     if config.weights_file is not None:
         files.append(_existing(config.weights_file))
+    if config.module is not None:
+        files += _sources(config.module)
     if not files:
         return ""
     digest = hashlib.sha256()
@@ -36,6 +41,18 @@ def weights_digest(config: ModelConfig) -> str:
             digest.update(f"{path.name}\n".encode())
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+def _sources(module: str) -> list[Path]:
+    """The file of ``module``, by the order in which it is looked for; none for compiled code."""
+    place = Path(*module.split("."))
+    found = (
+        path
+        for root in (*map(Path, sys.path), Path.cwd())
+        for path in (root / place / "__init__.py", root / place.with_name(f"{place.name}.py"))
+        if path.is_file()
+    )
+    return list(islice(found, 1))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

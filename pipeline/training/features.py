@@ -30,10 +30,11 @@ def keepable(recipe: Recipe, model: EmbeddingModel) -> bool:
 
 
 def features_digest(model: EmbeddingModel, inputs: Inputs) -> str:
-    """sha256 of all that the features of ``inputs`` depend on: frozen weights and items."""
-    config = model.config
-    facts = [config.backbone, config.trained_stages, config.crop, config.pooling, *inputs.shape]
-    digest = hashlib.sha256(json.dumps(facts).encode())
+    """sha256 of all that the features of ``inputs`` depend on: frozen network and items."""
+    config, network = model.config, sorted(model.backbone.architecture.items())
+    facts = [config.backbone, config.trained_stages, config.crop, config.pooling, *inputs.shape,
+             *network]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     for name, value in model.state_dict().items():
         if name not in trained:

@@ -12,6 +12,8 @@ import torch
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_LEAST_SCALE = 2.0**-14  # under which a gradient of 1 loses digits; 30 overflows in a row from 2^16
+
 
 class Precision:
     """What the network is computed in on one device."""
@@ -21,6 +23,11 @@ class Precision:
         self._kind, self._dtype = device.type, _TYPES.get(name)
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
         """Changes nothing unless the precision is float16."""
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether no scale is left at which float16 holds the gradient, so that nothing moves."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE
 
     def network(self) -> torch.autocast:
         """The block in which the network is computed; the losses stay outside."""

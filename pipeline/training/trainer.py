@@ -94,6 +94,12 @@ class Trainer:
         clip(self.optimizer, self.recipe.train.clip)
         scaler.step(self.optimizer)
         scaler.update()
+        if self.precision.overflowing:
+            raise DivergedError(
+                f"after step {step + 1} the gradient overflows float16 at any scale, and no step "
+                "moves the weights; set train.precision = 'bfloat16', or lower "
+                "train.learning_rate"
+            )
         self.average.update(step)
 
     def measure(
@@ -148,8 +154,8 @@ class Trainer:
 
     def state(self, mark: str, losses: list[float]) -> TrainState:
         """A copy of the state after ``losses``; ``DivergedError`` where a weight is not finite."""
-        weights = self.model.state_dict()
-        for name, value in weights.items():
+        weights, loss = self.model.state_dict(), self.loss.state_dict()
+        for name, value in {**weights, **loss}.items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise DivergedError(
                     f"after step {len(losses)} the weights are not finite ({name}); lower "
@@ -160,7 +166,7 @@ class Trainer:
             step=len(losses),
             losses=tuple(losses),
             model=on_cpu(weights),
-            loss=on_cpu(self.loss.state_dict()),
+            loss=on_cpu(loss),
             optimizer=on_cpu(self.optimizer.state_dict()),
             scaler=self.precision.scaler.state_dict(),
             average=on_cpu(self.average.state()),
