@@ -8,13 +8,14 @@ when no run needs it any more.
 
 from __future__ import annotations
 
-import os
+import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.durable import sync
 from pipeline.models.registry import EmbeddingModel
 from pipeline.training.chunks import parts_of
 from pipeline.training.collective import Collective
@@ -47,7 +48,9 @@ def cached_features(
 
 def _save(path: Path, features: NDArray[np.float32]) -> None:
     """Another run may write the same part at the same time: each to a file of its own first."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Numbers of processes repeat from machine to machine, and they may share a disk.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with partial.open("wb") as file:
         np.save(file, features)
+    sync(partial)
     partial.replace(path)

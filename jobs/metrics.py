@@ -103,6 +103,8 @@ def numbers_of(progress: Progress) -> dict[str, float | None]:
         "images_per_second": progress.images / progress.seconds,
         "waited": progress.waited / progress.seconds,
     }
+    if progress.threshold is not None:
+        numbers["threshold"] = progress.threshold
     found = progress.validation
     if found is not None:
         numbers |= {

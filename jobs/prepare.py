@@ -20,7 +20,7 @@ from pipeline.data.items import Items, ItemsError, load_items
 from pipeline.data.readers import join_rejected, read_items
 from pipeline.data.split import assign_splits
 from pipeline.data.texts import tokenise_all
-from pipeline.durable import partial_of
+from pipeline.durable import partial_of, sync
 from pipeline.evaluation import require_measurable
 from pipeline.models.text_tokeniser import tokeniser_of
 from pipeline.tokeniser import Tokeniser, TokeniserError
@@ -146,6 +146,7 @@ def save_array(path: Path, array: NDArray[np.generic]) -> None:
     partial = partial_of(path)
     with partial.open("wb") as file:
         np.save(file, array)
+    sync(partial)
     partial.replace(path)
 
 

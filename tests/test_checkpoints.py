@@ -22,7 +22,7 @@ def states():
     made = []
     wanted = recipe(
         base="uss", memory=8, steps=4, checkpoint_every=2, precision="float16", average=0.5,
-        validate_share=0.4, validate_every=2, patience=3,
+        validate_share=0.4, validate_every=2, patience=3, recall_floor=0.01,
     )  # fmt: skip
     fit(*images(), recipe=wanted, model=build_model(wanted.model, kind="image", seed=0),
         on_checkpoint=made.append, progress=lambda _: None)  # fmt: skip

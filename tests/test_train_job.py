@@ -171,8 +171,8 @@ def test_features_of_the_frozen_part_are_kept_for_other_losses_and_seeds(
 
 EVERYTHING = {
     "memory": 40, "validate_share": 0.5, "classes_per_batch": 4, "validate_every": 4,
-    "patience": 9, "average": 0.9, "precision": "float16", "clip": 1.0, "chunk": 6,
-    "layer_decay": 0.9, "checkpoint_every": 3,
+    "patience": 9, "recall_floor": 0.01, "average": 0.9, "precision": "float16", "clip": 1.0,
+    "chunk": 6, "layer_decay": 0.9, "checkpoint_every": 3,
 }  # fmt: skip
 
 

@@ -142,10 +142,11 @@ def test_measurements_count_for_the_fingerprint_only_where_they_can_end_the_trai
     def mark(**train):
         return fingerprint(recipe(validate_share=0.3, **train), *images())
 
+    patient = {"patience": 1, "recall_floor": 0.01}
     assert mark(validate_every=2, recall_floor=0.5) == mark()
-    assert mark(validate_every=2, patience=1) != mark()
-    assert mark(validate_every=2, patience=1) != mark(validate_every=3, patience=1)
-    assert mark(validate_every=2, patience=1) != mark(validate_every=2, patience=1, recall_floor=1)
+    assert mark(validate_every=2, **patient) != mark()
+    assert mark(validate_every=2, **patient) != mark(validate_every=3, **patient)
+    assert mark(validate_every=2, **patient) != mark(validate_every=2, patience=1, recall_floor=1.0)
     assert fingerprint(recipe(validate_share=0.4), *images()) != mark()
     moved = dataclasses.replace(recipe().data, split_seed=1)
     for share, same in ((0.0, True), (0.3, False)):
@@ -275,3 +276,12 @@ def test_distortion_moves_and_recolours_but_never_mirrors():
     moved = distort(pixels, draw_distortion(64, strength=1.0, seed=0, step=0)).mean(dim=3)
     assert (moved[:, :, :4].mean(dim=(1, 2)) < moved[:, :, 12:].mean(dim=(1, 2)) - 50).all()
     assert moved.std(dim=0).max() > 10
+
+
+def test_a_threshold_that_the_loss_learns_is_told_step_by_step():
+    wanted = recipe(base="uss", steps=3, checkpoint_every=3)
+    _, steps, states = training_runs.run(wanted, images())
+    learned = float(states[-1].loss["base.loss.bias"])
+    assert steps[-1].threshold == pytest.approx(1 - learned / 64, abs=1e-6)
+    assert len({step.threshold for step in steps}) == 3
+    assert training_runs.run(recipe(), images())[1][0].threshold is None

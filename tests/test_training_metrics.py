@@ -17,8 +17,8 @@ from pipeline.training.loop import Progress
 from pipeline.training.validation import Validation
 
 
-def at(step, loss=1.0, validation=None):
-    return Progress(step, 9, loss, 24, 0.5, 2.0, 0.5, validation)
+def at(step, loss=1.0, validation=None, threshold=None):
+    return Progress(step, 9, loss, 24, 0.5, 2.0, 0.5, validation, threshold)
 
 
 def lines(folder):
@@ -61,7 +61,9 @@ def test_a_measurement_stands_in_the_line_of_its_step_and_unknown_is_null(tmp_pa
     with Metrics(tmp_path) as metrics:
         metrics.add(at(1))
         metrics.add(at(2, validation=found))
-    first, second = lines(tmp_path)
+        metrics.add(at(3, threshold=0.375))
+    first, second, third = lines(tmp_path)
+    assert third == {**first, "step": 3, "threshold": 0.375}
     measured = {"recall": 0.75, "opis": -0.5, "opis_lower": -1.0, "opis_upper": 0.25,
                 "opis_raw": 0.125, "eps_opis": None}  # fmt: skip
     assert {name: second[name] for name in second if name not in first} == measured

@@ -104,3 +104,5 @@ class TrainConfig:
         require(bool(self.patience) <= bool(self.validate_every), "patience",
                 "set together with validate_every")
         require(0 <= self.recall_floor <= 1, "recall_floor", "between 0 and 1")
+        require(bool(self.patience) <= bool(self.recall_floor), "recall_floor",
+                "above 0 where patience is set: a network that has not learned has a low OPIS")

@@ -56,6 +56,8 @@ class Progress:
     """Seconds of them in which it waited for its batch."""
     validation: Validation | None = None
     """What was measured after it, if anything."""
+    threshold: float | None = None
+    """Cosine distance that the base loss has learned to decide at, if it learns one."""
 
 
 def fit(
@@ -149,8 +151,9 @@ class _Run:
                 self.inputs, self.held_out, self.labels, self.item_ids, done
             )
         return Progress(
-            done, train.steps, loss, batch.rows.size, rate_at(step, train), seconds, waited, found
-        )
+            done, train.steps, loss, batch.rows.size, rate_at(step, train), seconds, waited, found,
+            self.trainer.loss.threshold(),
+        )  # fmt: skip
 
 
 def _require_measurable(labels: Labels, recipe: Recipe) -> None:
