@@ -1,6 +1,7 @@
 """``limen tune``: what it refuses, what it draws, and a search interrupted and gone on with."""
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -185,9 +187,12 @@ def test_an_interrupted_search_goes_on_and_a_failing_trial_does_not_end_it(tmp_p
     (tmp_path / "found").mkdir()
     out, listed = tmp_path / "found" / "tuned.toml", tmp_path / "found" / "tuned.json"
     first = limen(tmp_path)
-    line = next(line for line in first.stdout if ": R@1 " in line)
-    first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=120)[1]
+    # One trial waits for its turn, so that the search cannot end before it is interrupted.
+    with (workspace_of(first, tmp_path) / ".tcm-0.4-0.7-0.002.lock").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        line = next(line for line in first.stdout if ": R@1 " in line)
+        first.send_signal(signal.SIGINT)
+        said = first.communicate(timeout=120)[1]
     assert first.returncode == 130, said
     assert "interrupted; the same command goes on" in said
     left = json.loads(listed.read_text())
@@ -216,6 +221,15 @@ def test_an_interrupted_search_goes_on_and_a_failing_trial_does_not_end_it(tmp_p
     for path, stamp in done.items():
         assert path.is_dir() or path.stat().st_mtime_ns == stamp
     assert not (folder / "ray").exists()
+
+
+def workspace_of(process, folder):
+    """The workspace, as soon as the process has made it."""
+    while process.poll() is None:
+        if found := list(folder.glob("runs/tiny-*/")):
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())
 
 
 def limen(folder):
