@@ -1,7 +1,8 @@
 # make demo     everything once on real data: set-up, train, calibrate, serve, watch a customer drift
 # make test     set-up and the whole test suite
 # make study    the comparisons of docs/study that are not there yet: 2 hours in all on 2 cores
-# make bench    how fast all pairs are counted and what TCM adds to a step, as ratios: 4 minutes
+# make bench    how fast all pairs are counted, what TCM adds to a step, how near a training comes to
+#               its network alone, as ratios: 5 minutes
 #
 # PIP_ARGS reaches pip, for instance to name an index with the CPU build of torch:
 #
@@ -65,6 +66,7 @@ study: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.all_pairs $(ARGS)
 	$(BIN)/python -m benchmarks.tcm
+	$(BIN)/python -m benchmarks.training
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build limen.egg-info
