@@ -367,4 +367,13 @@ def test_runs_of_other_settings_stay_out_of_the_page(records, tmp_path):
 
 def test_nothing_recorded_yet_is_a_page_too(tmp_path):
     page.write_pages([], tmp_path)
-    assert "OPIS is lower in 0 of 0" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "OPIS is lower in 0 of 0" in text
+    assert "Unfinished: 0 of 108 runs" in text
+
+
+def test_a_page_says_that_runs_are_missing_until_none_is(monkeypatch):
+    planned = list(runs())
+    monkeypatch.setattr(page, "run_of", lambda place: planned[place])
+    assert "Unfinished: 107 of 108 runs" in page._unfinished(range(1, 108))
+    assert page._unfinished(range(108)) == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.study.analysis import RECALL, Paired, Tally, comparisons, number, opis, tally
 from benchmarks.study.columns import FURTHER_COLUMNS, MAIN_COLUMNS, TITLES, Column
-from benchmarks.study.plan import ASIDE, MAIN, MARGINS, Comparison, run_of
+from benchmarks.study.plan import ASIDE, MAIN, MARGINS, Comparison, run_of, runs
 from benchmarks.study.record import Record
 from benchmarks.study.table_picture import table_picture
 from pipeline.durable import write_durably
@@ -64,7 +64,8 @@ def _page(
 ) -> str:
     main, aside = _of(found, MAIN), _of(found, ASIDE)
     others = [pair for pair in found if pair.margins != MARGINS]
-    parts = [HEAD, _counts(main), "![The table: base, with TCM, change](table.svg)\n", TABLE]
+    picture = "![The table: base, with TCM, change](table.svg)\n"
+    parts = [HEAD, _unfinished(records), _counts(main), picture, TABLE]
     scatters = [name for name in pictures if name.startswith("scatter")]
     parts.append("## OPIS against recognition error\n\n" + SCATTER + "\n".join(
         f"<img alt=\"{_caption(name)}\" src=\"{name}\" width=\"49%\">" for name in scatters) + "\n")
@@ -135,6 +136,16 @@ def _facts(records: Sequence[Record]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.0f}, at most {max(values):.0f}" if values else "-"
+
+
+def _unfinished(records: Sequence[Record]) -> str:
+    """How much of the plan is there, as long as it is not all of it; else nothing."""
+    planned = list(runs())
+    done = {run_of(record) for record in records}
+    there = sum(run in done for run in planned)
+    if there == len(planned):
+        return ""
+    return f"**Unfinished: {there} of {len(planned)} runs so far;** `make study` goes on.\n"
 
 
 HEAD = """# Base losses with and without TCM: what was measured
