@@ -22,10 +22,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
 from pipeline.strict import parse
-from serving.api import Head, request_id
+from serving.admission import Head, request_id
 from serving.assembly import Settings, front_of, gauges_of, pinned
+from serving.parsing import too_large
 from serving.responses import REQUEST_ID, RefusedError, Response
-from serving.schema import MAX_BODY_BYTES, too_large
+from serving.schema import MAX_BODY_BYTES
 
 APPLICATION = "limen"
 _ONGOING = 128  # above the places of a Front: its refusals say why, Ray's do not

@@ -19,7 +19,8 @@ from functools import partial
 from typing import Protocol
 
 from pipeline.decisions import RecordsUnavailableError
-from serving.api import Api, Call, Head
+from serving.admission import Call, Head
+from serving.api import Api
 from serving.fair import FairThreads
 from serving.responses import PROMETHEUS, REQUEST_ID, RefusedError, Response
 

@@ -15,7 +15,7 @@ from pipeline.distance import deciding
 from pipeline.records import Records
 from serving import schema
 from serving.access import SCOPES, add_key, read_keys
-from serving.api import ROUTES, Head, request_id
+from serving.admission import ROUTES, Head, request_id
 from serving.assembly import Settings, front_of, gauges_of
 from serving.front import Bounds, Front
 from serving.openapi import OPERATIONS, openapi_document

@@ -107,7 +107,7 @@ def test_recording_resumes_when_the_pause_is_over(server, monkeypatch):
     retriever = Retriever(server.world.release)
     answering = Answering(retriever, _recorder_of(made), lambda: now[0])
     request = queries_request(server)
-    key = made._api._keys.find(server.keys["all"])
+    key = made._api._admission._keys.find(server.keys["all"])
     with monkeypatch.context() as patch:
         patch.setattr(Records, "record", _unavailable)
         assert not answering.answer(request, key, "r")["results"][0]["recorded"]
