@@ -54,7 +54,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@status=0; \
-	$(BIN)/python -m pytest -m "not ray and not gpu" || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not gpu" -n 2 --dist loadfile || status=1; \
 	$(BIN)/python -m pytest -m ray || status=1; \
 	exit $$status
 
