@@ -27,9 +27,9 @@ from pipeline.encoder import Encoder
 from pipeline.evaluation import CALIBRATE, chosen, population
 from pipeline.export import Parity, check_parity, export_onnx
 from pipeline.models.registry import EmbeddingModel, load_model
+from pipeline.training.features import through
 
 _COMPARED = 1500  # items, so about a million pairs; batch 1 takes most of the time
-_BATCH = 256
 
 
 def export(recipe: Recipe, workspace: Workspace, tag: str, console: Console) -> Path:
@@ -46,7 +46,8 @@ def export(recipe: Recipe, workspace: Workspace, tag: str, console: Console) -> 
     rows = np.flatnonzero(items.split == CALIBRATE)
     inputs = inputs_of(workspace, items)
     with console.status(f"Exporting the {tag} model to ONNX and comparing decisions"):
-        choice = choose_provisionally(recipe, items, rows, _embed(model, inputs, rows))
+        vectors = through(model, inputs, rows, torch.device("cpu"))
+        choice = choose_provisionally(recipe, items, rows, vectors)
         partial = partial_of(path)
         export_onnx(model, partial)
         parity = check_parity(
@@ -90,15 +91,6 @@ def _trained(workspace: Workspace, tag: str) -> EmbeddingModel:
     if not path.exists():
         raise WorkspaceError(f"{path}: no trained model; run `limen train` first")
     return load_model(path)[0].eval()
-
-
-def _embed(model: EmbeddingModel, inputs: NDArray[np.generic], rows: NDArray[np.int64]) -> Vectors:
-    with torch.inference_mode():
-        parts = [
-            model(torch.from_numpy(np.ascontiguousarray(inputs[rows[i : i + _BATCH]]))).numpy()
-            for i in range(0, rows.size, _BATCH)
-        ]
-    return np.concatenate([np.empty((0, model.config.dimension), np.float32), *parts])
 
 
 def _compared(inputs: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.generic]:

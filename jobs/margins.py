@@ -24,6 +24,7 @@ from pipeline.config import Recipe
 from pipeline.distance import Vectors
 from pipeline.durable import write_durably
 from pipeline.models.registry import load_model
+from pipeline.training.features import through
 from pipeline.training.inputs import Inputs
 from pipeline.training.loop import Progress, TrainingError
 from pipeline.training.margins import (
@@ -51,8 +52,6 @@ from pipeline.training.validation import (
 )
 
 Show = Callable[[Progress], None]
-
-_BATCH = 256
 
 
 def settled(recipe: Recipe, workspace: Workspace, console: Console) -> Recipe:
@@ -191,12 +190,8 @@ def _held_out(
     rows = np.flatnonzero(held_out)
     device, network = torch.device(recipe.train.device), load_model(model)[0]
     network.to(device)
-    with torch.inference_mode():
-        vectors = [
-            network(torch.from_numpy(np.asarray(inputs[part])).to(device)).float().cpu().numpy()
-            for part in np.array_split(rows, -(-rows.size // _BATCH))
-        ]
-    return np.concatenate(vectors), labels[rows], [ids[row] for row in rows]
+    vectors = through(network, inputs, rows, device)
+    return vectors, labels[rows], [ids[row] for row in rows]
 
 
 def _training_set(

@@ -31,9 +31,8 @@ def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) ->
 
     Reads the table every time, since the workspace is named by what is in it; decodes only
     what is not there yet. Raises ``ItemsError`` with one line for the first bad row, or sets bad
-    rows aside in ``rejected.parquet`` under ``skip_bad_rows``; ``RecipeError`` for a backbone or
-    a loss that cannot be built; ``CalibrationError`` for items that no threshold could be
-    calibrated on.
+    rows aside in ``rejected.parquet`` under ``skip_bad_rows``; ``RecipeError`` for a backbone
+    that cannot be built; ``CalibrationError`` for items that no threshold could be calibrated on.
     """
     aside = bad_rows_of(recipe.name)
     source = read_items(Path(recipe.data.items), rejected=aside if skip_bad_rows else None)
@@ -115,11 +114,9 @@ def _tokeniser(recipe: Recipe) -> Tokeniser:
 def _require_trainable(recipe: Recipe, kind: str) -> None:
     """``RecipeError`` for what would show only after minutes of decoding."""
     # torch takes seconds to import, and most stages do without.
-    from pipeline.losses.total import require_loss
     from pipeline.models.registry import require_backbone
 
     require_backbone(recipe.model, kind)
-    require_loss(recipe.loss)
 
 
 def keep_rejected(workspace: Workspace, aside: Path, console: Console) -> None:

@@ -27,7 +27,6 @@ from jobs.workspace import alone
 from pipeline.canonical import canonical_json
 from pipeline.config import Recipe, load_recipe
 from pipeline.durable import write_durably
-from pipeline.losses.total import require_loss
 from pipeline.recipe_text import recipe_text
 from pipeline.strict import RecipeError
 from pipeline.training.trials import Choice, Trial, choose, described, table
@@ -68,7 +67,6 @@ def tune(
     ``RecipeError`` and ``ItemsError`` before anything is trained.
     """
     recipe = load_recipe(path)
-    require_loss(recipe.loss)
     _require_place(path, out)
     found = Found()
 

@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from jobs.cluster import connected
 from jobs.margins import failed, tried
 from jobs.workspace import Workspace
 from pipeline.config import Recipe
 from pipeline.losses.config import TcmConfig
 from pipeline.strict import require
-from pipeline.training.loop import TrainingError
+from pipeline.training.precision import device_of
 from pipeline.training.trials import Margins, Setting, Trial
 
 if TYPE_CHECKING:
@@ -173,8 +171,6 @@ def _gpus(recipe: Recipe) -> int:
     """GPUs of a trial; ``TrainingError`` where trials would wait for one for ever."""
     if recipe.train.device != "cuda":
         return 0
-    if "RAY_ADDRESS" not in os.environ and not torch.cuda.is_available():
-        raise TrainingError(
-            "train.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'"
-        )
+    if "RAY_ADDRESS" not in os.environ:
+        device_of(recipe.train.device)
     return 1

@@ -21,6 +21,7 @@ from pipeline.decoding import FITS, Pixels
 from pipeline.decoding import ImageError as ImageError
 from pipeline.decoding import decode_image as decode_image
 from pipeline.distance import Vectors
+from pipeline.strict import first_line
 from pipeline.tokeniser import TokenIds, Tokeniser
 
 # onnxruntime's errors share no base class of their own.
@@ -75,7 +76,7 @@ class Encoder:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except _UNUSABLE as error:
-            raise EncoderError(f"{path}: not a usable ONNX model: {_line(error)}") from error
+            raise EncoderError(f"{path}: not a usable ONNX model: {first_line(error)}") from error
         if session.get_providers()[0] != provider:
             raise EncoderError(f"{path}: {provider} did not start; check CUDA and cuDNN")
         self._session = session
@@ -172,8 +173,3 @@ class Encoder:
             return
         if bad.any():
             raise EncoderError(f"row {np.flatnonzero(bad.any(axis=1))[0]}: {why}")
-
-
-def _line(error: Exception) -> str:
-    """First line of a message."""
-    return str(error).strip().partition("\n")[0]

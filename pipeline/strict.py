@@ -17,6 +17,11 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message is one line for the person who wrote it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says, without what follows the first line."""
+    return str(error).strip().partition("\n")[0]
+
+
 def require(holds: bool, key: str, expected: str) -> None:
     """``RecipeError`` naming ``key`` and what was ``expected``, unless it ``holds``."""
     if not holds:

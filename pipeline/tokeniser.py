@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.strict import first_line
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -146,8 +148,7 @@ def _parsed(definition: str, where: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(definition)
     except Exception as error:  # tokenizers raises nothing more special
-        line = str(error).partition("\n")[0]
-        raise TokeniserError(f"{where}: not a usable tokenizer: {line}") from error
+        raise TokeniserError(f"{where}: not a usable tokenizer: {first_line(error)}") from error
 
 
 def _unknown(tokenizer: Tokenizer, where: str) -> int | None:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jobs import cli
 from pipeline import distance
 from pipeline.calibration import curve_thresholds
 from pipeline.encoder import Encoder
@@ -37,23 +36,6 @@ def limen(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """``limen ARGUMENTS`` in this process: the one clear line with which it was refused."""
-
-    def call(folder: Path, *arguments: str) -> str:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["limen", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if "limen: " in line]
-        assert len(lines) == 1
-        return lines[0]
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
 from jobs.tune import _tuned
 from jobs.tuning import Space, _points, _setting, _trial
 from jobs.workspace import Workspace
@@ -39,23 +38,6 @@ def write_tunable(folder, *, share=0.4, loss=""):
     )
     path.write_text(text.replace("[loss.tcm]", f"[loss.tcm]\n{loss}"))
     return path
-
-
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """``limen ARGUMENTS`` in this process: the one clear line with which it was refused."""
-
-    def call(folder, *arguments):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["limen", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 1
-        lines = [line for line in capsys.readouterr().err.splitlines() if "limen: " in line]
-        assert len(lines) == 1
-        return lines[0]
-
-    return call
 
 
 @pytest.mark.parametrize(

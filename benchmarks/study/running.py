@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from benchmarks.study.measuring import Measured, difference, measurable, measured, plain
 from benchmarks.study.plan import Run
 from benchmarks.study.worlds import World, pixels_of
+from jobs.prepare import save_array
 from pipeline.distance import Vectors
-from pipeline.durable import partial_of
-from pipeline.losses.options import require_loss
 from pipeline.models.registry import EmbeddingModel, build_model
-from pipeline.training.features import features_digest, features_of
+from pipeline.training.features import features_digest, features_of, through
 from pipeline.training.loop import Progress, TrainingError, fit
-
-_PART = 256
 
 
 def recorded(run: Run, world: World, scratch: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,14 +83,13 @@ def embedded(
     seconds = time.monotonic() - started
     network = model.trained if features else model
     rows = np.flatnonzero(measurable(world))
-    vectors = np.asarray(_through(network, inputs, rows), np.float32)
-    _save(path, vectors)
+    vectors = through(network, inputs, rows, torch.device("cpu"))
+    save_array(path, vectors)
     last = losses[-max(1, len(losses) // 10) :]
     return vectors, plain({"seconds": seconds, "waited": waited, "loss": float(np.mean(last))})
 
 
 def _fresh(run: Run, world: World) -> EmbeddingModel:
-    require_loss(run.recipe.loss)
     shape = np.shape(world.items.content)
     return build_model(
         run.recipe.model, kind=world.items.kind, seed=run.seed,
@@ -109,26 +105,6 @@ def _features(
     if not path.exists():
         say(f"  features of {len(pixels):,} items")
         rows = np.arange(len(pixels))
-        _save(path, features_of(model.eval(), pixels, rows, torch.device("cpu")))
+        save_array(path, features_of(model.eval(), pixels, rows, torch.device("cpu")))
     stored: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return stored
-
-
-@torch.no_grad()
-def _through(
-    network: Callable[[torch.Tensor], torch.Tensor], inputs: NDArray[np.generic],
-    rows: NDArray[np.int64],
-) -> NDArray[np.float32]:  # fmt: skip
-    """(k, ...) float32 of the inputs at ``rows`` (k,)."""
-    parts = [
-        network(torch.from_numpy(np.asarray(inputs[rows[at : at + _PART]]))).float().numpy()
-        for at in range(0, rows.size, _PART)
-    ]
-    return np.concatenate(parts)
-
-
-def _save(path: Path, array: NDArray[np.generic]) -> None:
-    partial = partial_of(path)
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)

@@ -15,7 +15,6 @@ from pipeline.losses.config import LossConfig, TcmConfig
 from pipeline.losses.memory import Memory
 from pipeline.losses.options import BASE_LOSSES as BASE_LOSSES
 from pipeline.losses.options import all_options
-from pipeline.losses.options import require_loss as require_loss
 from pipeline.losses.pairs import Marks
 from pipeline.losses.tcm import tcm_of_marks
 from pipeline.strict import RecipeError

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline.models.backbone import Backbone, Request
 from pipeline.models.config import ModelConfig
 from pipeline.models.weights import load_weights
-from pipeline.strict import RecipeError
+from pipeline.strict import RecipeError, first_line
 
 # What a mistake in somebody's network raises: shapes, types, names and missing keys.
 _MISTAKES = (
@@ -110,7 +110,7 @@ def _named(name: str) -> Callable[[ModelConfig, int | None], object]:
             "installed packages; expected the user's own code there"
         ) from None
     except (*_MISTAKES, ImportError, SyntaxError) as error:
-        line = str(error).strip().partition("\n")[0]
+        line = first_line(error)
         raise RecipeError(
             f"model.backbone: {name!r}: importing {module} failed: {type(error).__name__}: {line}"
         ) from error
@@ -123,7 +123,7 @@ def _named(name: str) -> Callable[[ModelConfig, int | None], object]:
 
 
 def _failed(config: ModelConfig, what: str, error: BaseException) -> RecipeError:
-    line = str(error).strip().partition("\n")[0]
+    line = first_line(error)
     return RecipeError(
         f"model.backbone: {config.backbone!r} {what}: {type(error).__name__}: {line}"
     )

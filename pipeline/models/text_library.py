@@ -15,7 +15,7 @@ from pipeline.models.backbone import Request
 from pipeline.models.config import ModelConfig
 from pipeline.models.hub import network_facts, network_folder, require_transformers
 from pipeline.models.weights import load_weights
-from pipeline.strict import RecipeError, require
+from pipeline.strict import RecipeError, first_line, require
 from pipeline.tokeniser import Tokeniser
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def network_named(request: Request) -> PreTrainedModel:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(
-            f"model.backbone: {request.config.backbone!r}: {_line(error)}; expected a text model"
+            f"model.backbone: {request.config.backbone!r}: {first_line(error)}; "
+            "expected a text model"
         ) from error
     if request.file is not None:
         load_weights(network, request.file, optional=_UNUSED)
@@ -145,10 +146,6 @@ def reads_on(network: nn.Module, tokeniser: Tokeniser, config: ModelConfig) -> b
         most = getattr(network.config, "max_position_embeddings", None)
         raise RecipeError(
             f"model.tokens: {config.backbone!r} cannot read {config.tokens} tokens (it has places "
-            f"for {most}): {_line(error)}"
+            f"for {most}): {first_line(error)}"
         ) from error
     return bool(torch.allclose(first[0], first[1], atol=1e-6))
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

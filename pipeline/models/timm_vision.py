@@ -18,7 +18,7 @@ from pipeline.models.backbone import Request
 from pipeline.models.config import ModelConfig
 from pipeline.models.staged import Cut, Staged
 from pipeline.models.weights import load_weights
-from pipeline.strict import RecipeError
+from pipeline.strict import RecipeError, first_line
 
 
 def check(config: ModelConfig, kind: str) -> None:
@@ -37,7 +37,7 @@ def build(request: Request) -> Staged:
     try:
         network = timm.create_model(name, pretrained=request.pretrained, num_classes=0, **side)
     except (OSError, RuntimeError, ValueError) as error:
-        line = str(error).strip().partition("\n")[0]
+        line = first_line(error)
         raise RecipeError(
             f"model.weights: {config.backbone!r} could not be built or fetched ({line}); without "
             "network bring a file of weights and name it"
@@ -86,7 +86,7 @@ def _library(config: ModelConfig) -> ModuleType:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
         # Not a ModuleNotFoundError alone: a torchvision of another build fails in its own ways.
-        line = str(error).strip().partition("\n")[0]
+        line = first_line(error)
         raise RecipeError(
             f"model.backbone: {config.backbone!r} needs: pip install 'limen[timm]', with the "
             f"torchvision of this build of torch ({line})"

@@ -26,7 +26,7 @@ from pipeline.models.families import FAMILIES, Family
 from pipeline.models.hub import network_facts, network_folder, require_transformers, stated_colours
 from pipeline.models.staged import Cut, Staged
 from pipeline.models.weights import read_weights, require_fit
-from pipeline.strict import RecipeError
+from pipeline.strict import RecipeError, first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -142,7 +142,7 @@ def _description(config: ModelConfig, facts: Mapping[str, Any]) -> PretrainedCon
     try:
         description: PretrainedConfig = _library().AutoConfig.for_model(**facts)
     except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
-        line = str(error).strip().partition("\n")[0]
+        line = first_line(error)
         raise RecipeError(f"model.backbone: {config.backbone!r}: {line}") from None
     for key, value in description.to_dict().items():
         if "drop" in key and isinstance(value, float):

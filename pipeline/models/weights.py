@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.config import ModelConfig
-from pipeline.strict import RecipeError
+from pipeline.strict import RecipeError, first_line
 
 
 def weights_digest(config: ModelConfig) -> str:
@@ -67,7 +67,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        line = str(error).strip().partition("\n")[0]
+        line = first_line(error)
         raise RecipeError(
             f"model.weights: {path}: not readable ({line[:80]}); expected the state dict of the "
             "network as .pt or .safetensors"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.config import Recipe
 from pipeline.models.registry import EmbeddingModel
@@ -48,8 +50,20 @@ def features_of(
     model: EmbeddingModel, inputs: Inputs, rows: NDArray[np.int64], device: torch.device
 ) -> NDArray[np.float32]:
     """(b, ...) float32 features of the items at ``rows`` (b,), at least one, without a graph."""
+    return through(model.frozen, inputs, rows, device, size=_FORWARD)
+
+
+@torch.no_grad()
+def through(
+    network: Callable[[Tensor], Tensor], inputs: Inputs, rows: NDArray[np.int64],
+    device: torch.device, *, size: int = 256,
+) -> NDArray[np.float32]:  # fmt: skip
+    """(b, ...) float32 that ``network``, on ``device``, makes of the items at ``rows`` (b,).
+
+    At least one row; ``size`` of them at a time.
+    """
     found = [
-        model.frozen(torch.from_numpy(np.asarray(inputs[rows[part]])).to(device)).float().cpu()
-        for part in parts_of(rows.size, _FORWARD)
+        network(torch.from_numpy(np.asarray(inputs[rows[part]])).to(device)).float().cpu()
+        for part in parts_of(rows.size, size)
     ]
     return torch.cat(found).numpy()

@@ -10,9 +10,20 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.training.state import TrainingError
+
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _LEAST_SCALE = 2.0**-14  # under which a gradient of 1 loses digits; 30 overflows in a row from 2^16
+
+
+def device_of(name: str) -> torch.device:
+    """The device ``train.device``; ``TrainingError`` where this machine has none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            "train.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'"
+        )
+    return torch.device(name)
 
 
 class Precision:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from pipeline.training.chunks import backward, noise, parts_of, require_chunkabl
 from pipeline.training.collective import Collective
 from pipeline.training.inputs import Inputs
 from pipeline.training.optimizer import clip, optimizer_of, set_rate
-from pipeline.training.precision import Precision
+from pipeline.training.precision import Precision, device_of
 from pipeline.training.schedule import rate_at
-from pipeline.training.state import DivergedError, TrainingError, TrainState, on_cpu
+from pipeline.training.state import DivergedError, TrainState, on_cpu
 from pipeline.training.validation import Validation, best_of, validate
 
 _DROPOUT, _LOSS = 2, 3  # which draws of a step; batches and their augmentation have 0 and 1
@@ -39,7 +38,7 @@ class Trainer:
         frozen part of ``model`` made of items, not the items."""
         train = recipe.train
         self.recipe, self.model, self.collective = recipe, model, collective
-        self.device = _device(train.device)
+        self.device = device_of(train.device)
         self.share = collective.share(train.classes_per_batch * train.items_per_class)
         collective.require_divisible(model.uses_batch_statistics)
         if train.chunk:
@@ -120,7 +119,7 @@ class Trainer:
                     "finite; lower train.learning_rate, or set train.clip"
                 )
             ids = [item_ids[row] for row in rows]
-            found = replace(validate(vectors, labels[rows], ids), step=done)
+            found = validate(vectors, labels[rows], ids, step=done)
             self.validations.append(found)
             if train.patience and best_of(self.validations, train.recall_floor) is found:
                 self.best = on_cpu(self.model.state_dict())
@@ -185,11 +184,3 @@ class Trainer:
         self.validations = [Validation.of_numbers(numbers) for numbers in state.validations]
         self.best = dict(state.best)
         return list(state.losses)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            "train.device is 'cuda', but torch sees no CUDA device; set it to 'cpu'"
-        )
-    return torch.device(name)
