@@ -56,13 +56,15 @@ class IndexConfig:
     """``[index]``: how candidates are proposed."""
 
     kind: str = "auto"
-    """``flat`` (exact), ``ivf`` (calibrated match recall), or ``auto``: by segment size."""
+    """``flat`` (exact), ``ivf``, ``hnsw`` or ``rabitq`` (their match recall is calibrated; the
+    last keeps one bit a coordinate in memory), or ``auto``: flat or ivf, by segment size."""
     match_recall: float = 0.999
     """Share of all true matches that an inexact index has to propose."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        require(self.kind in ("auto", "flat", "ivf"), "kind", "'auto', 'flat' or 'ivf'")
+        kinds = ("auto", "flat", "ivf", "hnsw", "rabitq")
+        require(self.kind in kinds, "kind", ", ".join(map(repr, kinds)))
         require(0 < self.match_recall <= 1, "match_recall", "in (0, 1]")
 
 

@@ -1,53 +1,49 @@
-"""The index on disk: FAISS proposes, the deciding distance disposes.
+"""The index on disk: how rows are passed over quickly, and how far a query has to look.
 
 A segment (the items of one customer, or the shared ones) of fewer than 256 rows is scanned. A
-``flat`` one is exact: FAISS's own distances err by no more than the bound of a float32 sum, so
-what it leaves out is known to be far. An ``ivf`` one reaches the lists nearest to the query;
-how many is calibrated. Files: ``index/<k>.faiss``, ``index/<k>.npz`` with the lists of an ``ivf``
-one, and ``index/index.json``, written last. FAISS is imported in this module only, and reads
-files only from a folder whose bytes were verified.
+``flat`` one passes over all rows in one byte a coordinate, and is exact. An ``ivf`` one holds the
+same codes in lists, of which a query probes the nearest. ``hnsw`` and ``rabitq`` let FAISS propose
+rows. How far any of these looks is calibrated. Files: ``index/<k>.codes.npy`` and ``<k>.npz``, or
+``<k>.faiss``, and ``index/index.json``, written last.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from pipeline.codes import Codes, Rows, encode
 from pipeline.config import IndexConfig
 from pipeline.distance import Vectors
 from pipeline.durable import write_durably
+from pipeline.effort import HELD_OUT, Truth, least_effort, probes_needed, true_matches
 from pipeline.gallery import Gallery
-from pipeline.lists import HELD_OUT, calibrate_probes, list_angles, make_lists
+from pipeline.lists import SEED, Lists, assign, cluster, list_angles
 from pipeline.search import Found, Index, Segment
 from pipeline.segments import (
-    FlatSegment,
-    IvfSegment,
-    Ranked,
+    DeviceSegment,
+    ListSegment,
+    ProposedSegment,
     ScanSegment,
     SegmentFacts,
-    proposal_error,
 )
 
 __all__ = ["Found", "Index", "SearchIndexError", "build_index", "open_index"]
 
 SCANNED_BELOW = 256
-"""A segment of fewer rows gets no FAISS file."""
+"""A segment of fewer rows gets no index."""
 IVF_FROM = 20_000
-"""Rows from which ``auto`` tries ``ivf``: there a flat look takes longer than all the rest."""
+"""Rows from which ``auto`` tries ``ivf``: there a look at all codes takes longer than the rest."""
 WORTH_PROBING = 0.25
 """Largest share of its lists that ``auto`` lets ``ivf`` probe; past it, ``flat`` is as quick."""
 
-_SCHEMA = 1
-_SEED = 20_307
-_BLAS_FROM = 800  # queries x dimensions; FAISS's own default keeps BLAS from batches of any use
-_POINTS_PER_LIST = 40  # for the clustering: more costs time and moves nothing
+_SCHEMA = 2
+_LISTS = 2.0  # times the root of the rows: as long over the centroids as over the probed rows
 
 
 class SearchIndexError(ValueError):
@@ -64,35 +60,38 @@ def build_index(
 ) -> None:
     """Write ``folder/index/`` for a gallery; what lay there from an earlier build is replaced.
 
-    ``horizon``: the distance up to which an ``ivf`` segment has to find ``config.match_recall``
+    ``horizon``: the distance up to which an inexact segment has to find ``config.match_recall``
     of the pairs; None: the distance that accepts 1 pair in 1,000 of the segment.
     """
-    faiss.omp_set_num_threads(threads)
     where = folder / "index"
     where.mkdir(parents=True, exist_ok=True)
-    for name in ("index.json", "*.faiss", "*.npz"):
+    for name in ("index.json", "*.faiss", "*.npz", "*.npy"):
         for path in where.glob(name):
             path.unlink()
     facts = []
     for number, (customer, rows) in enumerate(gallery.segments().items()):
-        kind = _kind(config, rows.stop - rows.start)
-        entry = SegmentFacts(customer=customer, start=rows.start, stop=rows.stop, kind=kind)
-        if kind != "scan":
+        entry = SegmentFacts(customer=customer, start=rows.start, stop=rows.stop, kind="scan")
+        if rows.stop - rows.start >= SCANNED_BELOW:
             stem = where / f"{number:05d}"
-            entry = _write_segment(gallery.vectors[rows], entry, stem, config, horizon)
+            with threadpool_limits(threads, user_api="blas"):
+                entry = _write_segment(
+                    gallery.vectors[rows], entry, stem, config, (horizon, threads)
+                )
         facts.append(asdict(entry))
     document = {"schema": _SCHEMA, "rows": len(gallery), "dimension": gallery.dimension,
                 "segments": facts}
     write_durably(where / "index.json", (json.dumps(document, indent=1) + "\n").encode())
 
 
-def open_index(folder: Path, gallery: Gallery, *, threads: int = 1) -> Index:
-    """The index that ``build_index`` wrote into ``folder``; FAISS files stay on disk, mapped.
+def open_index(
+    folder: Path, gallery: Gallery, *, threads: int = 1, device: str = "cpu"
+) -> Index:
+    """The index that ``build_index`` wrote into ``folder``; codes stay on disk, mapped.
 
-    For a folder whose bytes were verified. Raises ``SearchIndexError`` where index and gallery
-    do not belong together.
+    ``threads``: of FAISS, where it proposes. ``device``: ``cuda`` puts all rows of every segment
+    that has an index there, for exact search whatever its kind. For a folder whose bytes were
+    verified. Raises ``SearchIndexError`` where index and gallery do not belong together.
     """
-    faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
     path = folder / "index" / "index.json"
     document = json.loads(path.read_bytes())
     expected = {"schema": _SCHEMA, "rows": len(gallery), "dimension": gallery.dimension}
@@ -104,111 +103,132 @@ def open_index(folder: Path, gallery: Gallery, *, threads: int = 1) -> Index:
     facts = [SegmentFacts(**entry) for entry in document["segments"]]
     if {f.customer: slice(f.start, f.stop) for f in facts} != gallery.segments():
         raise SearchIndexError(f"{path}: other customers than the gallery: index it again")
-    return Index(gallery, {f.customer: _open_segment(path.parent, f, gallery, threads)
-                           for f in facts})
+    if device != "cpu":
+        return Index(gallery, {f.customer: _place_segment(f, gallery, device) for f in facts},
+                     inexact=False)  # fmt: skip
+    segments = {f.customer: _open_segment(path.parent, f, gallery, threads) for f in facts}
+    return Index(gallery, segments, inexact=any(f.match_recall < 1 for f in facts))
 
 
-def _kind(config: IndexConfig, rows: int) -> str:
-    if rows < SCANNED_BELOW:
-        return "scan"
-    if config.kind == "auto":
-        return "ivf" if rows >= IVF_FROM else "flat"
-    return config.kind
+def _place_segment(facts: SegmentFacts, gallery: Gallery, device: str) -> Segment:
+    vectors = gallery.vectors[facts.start : facts.stop]
+    if facts.file is None:
+        return ScanSegment(vectors, facts.start)
+    # Torch takes seconds to import, and no other placement needs it.
+    from pipeline.cuda import DeviceRows
+
+    return DeviceSegment(DeviceRows(vectors, device).near, vectors, facts.start)
 
 
 def _write_segment(
-    vectors: Vectors, facts: SegmentFacts, stem: Path, config: IndexConfig, horizon: float | None
+    vectors: Vectors, facts: SegmentFacts, stem: Path, config: IndexConfig,
+    measured: tuple[float | None, int],
 ) -> SegmentFacts:
     """Write the files of one segment; what is to be known of them."""
+    horizon, threads = measured
+    size = len(vectors)
+    kind = config.kind
+    if kind == "auto":
+        kind = "ivf" if size >= IVF_FROM else "flat"
     norm = float(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1).max()))
-    facts = replace(facts, file=f"{stem.name}.faiss", largest_norm=norm,
-                    proposal_error=proposal_error(vectors.shape[1], norm))
-    index: faiss.Index | None = None
-    if facts.kind == "ivf":
-        index, facts = _cluster(vectors, facts, stem, config, horizon)
-    if index is None:
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-    faiss.write_index(index, str(stem.with_suffix(".faiss")))
-    return facts
-
-
-def _cluster(
-    vectors: Vectors, facts: SegmentFacts, stem: Path, config: IndexConfig, horizon: float | None
-) -> tuple[faiss.Index | None, SegmentFacts]:
-    """An IVF index of about 4 sqrt(m) lists, its probes calibrated on rows it was not made of.
-
-    None, and the facts of a flat one, where ``auto`` finds it not worth its probes.
-    """
-    size, dimension = vectors.shape
-    count = min(int(4 * size**0.5), size // 4)
-    chosen = np.random.default_rng(_SEED).permutation(size)
+    facts = replace(facts, kind=kind, largest_norm=norm, file=f"{stem.name}.codes.npy")
+    if kind == "flat":
+        return _write_flat(vectors, facts, stem)
+    chosen = np.random.default_rng(SEED).permutation(size)
     held_out, used = np.split(chosen, [min(HELD_OUT, size // 4)])
-    clustering = faiss.Kmeans(
-        dimension, count, niter=10, spherical=True, seed=_SEED,
-        min_points_per_centroid=1, max_points_per_centroid=_POINTS_PER_LIST,
+    truth = true_matches(vectors, held_out, horizon)
+    if kind == "hnsw":
+        return _write_proposed(vectors, facts, stem, truth, (config.match_recall, threads), None)
+    count = min(int(_LISTS * size**0.5), size // 4)
+    centroids = cluster(vectors, count, used)
+    assigned = assign(vectors, centroids)
+    lists = Lists(
+        np.ascontiguousarray(centroids.T), list_angles(vectors, centroids, assigned), norm
     )
-    clustering.train(vectors[np.sort(used)])
-    centroids = np.asarray(clustering.centroids, np.float32)
-    quantizer = faiss.IndexFlatIP(dimension)
-    quantizer.add(centroids)
-    assigned = np.ascontiguousarray(quantizer.search(vectors, 1)[1][:, 0])
-    index = faiss.IndexIVFFlat(quantizer, dimension, count, faiss.METRIC_INNER_PRODUCT)
-    index.is_trained = True
-    # Lists as assigned here: their angles are a proof, and FAISS may assign anew otherwise.
-    index.add_core(size, faiss.swig_ptr(vectors), None, faiss.swig_ptr(assigned))
-    angles = list_angles(vectors, centroids, assigned)
-    lists = make_lists(centroids, assigned, angles, facts.largest_norm)
-    reach = calibrate_probes(vectors, lists, held_out, target=config.match_recall, horizon=horizon)
-    if config.kind == "auto" and reach.probes > WORTH_PROBING * count:
-        return None, replace(facts, kind="flat")
+    if kind == "rabitq":
+        goal = config.match_recall, threads
+        return _write_proposed(vectors, facts, stem, truth, goal, (lists, assigned))
+    needed = probes_needed(truth, vectors, lists, assigned)
+    probes, share = least_effort(truth, needed, config.match_recall, most=count)
+    if config.kind == "auto" and probes > WORTH_PROBING * count:
+        return _write_flat(vectors, replace(facts, kind="flat"), stem)
+    _write_lists(vectors, lists, assigned, stem)
+    return replace(facts, lists=count, probes=probes, **asdict(share))
+
+
+def _write_flat(vectors: Vectors, facts: SegmentFacts, stem: Path) -> SegmentFacts:
+    """One list of all rows, around no direction in particular."""
+    lists = Lists(
+        np.zeros((vectors.shape[1], 1), np.float32), np.asarray([np.pi]), facts.largest_norm
+    )
+    _write_lists(vectors, lists, np.zeros(len(vectors), np.int64), stem)
+    return replace(facts, lists=1, probes=1)
+
+
+def _write_lists(vectors: Vectors, lists: Lists, assigned: NDArray[np.int64], stem: Path) -> None:
+    codes = encode(vectors, np.argsort(assigned, kind="stable"))
+    np.save(stem.with_suffix(".codes.npy"), codes.values, allow_pickle=False)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(assigned, minlength=lists.count))])
     with stem.with_suffix(".npz").open("wb") as file:
-        np.savez(file, assigned=assigned.astype(np.int32), centroids=centroids, angles=angles)
-    return index, replace(facts, lists=count, **asdict(reach))
+        np.savez(file, columns=lists.columns, angles=lists.angles, starts=starts,
+                 scales=codes.scales, errors=codes.errors, rows=codes.rows)
+
+
+def _write_proposed(
+    vectors: Vectors, facts: SegmentFacts, stem: Path, truth: Truth, goal: tuple[float, int],
+    parted: tuple[Lists, NDArray[np.int64]] | None,
+) -> SegmentFacts:
+    """The files of a segment that FAISS proposes for; ``parted`` into lists for ``rabitq``."""
+    # FAISS takes a quarter of a second to import, and few releases need it.
+    from pipeline import proposals
+
+    facts = replace(facts, file=f"{stem.name}.faiss")
+    target, threads = goal
+    if parted is None:
+        index, facts = proposals.graph_of(vectors, facts, truth, target=target, threads=threads)
+    else:
+        lists, assigned = parted
+        index, facts = proposals.bits_of(vectors, facts, truth, target=target, threads=threads,
+                                         lists=lists, assigned=assigned)
+        with stem.with_suffix(".npz").open("wb") as file:
+            np.savez(file, columns=lists.columns, angles=lists.angles)
+    proposals.write_index(index, stem.with_suffix(".faiss"))
+    return facts
 
 
 def _open_segment(folder: Path, facts: SegmentFacts, gallery: Gallery, threads: int) -> Segment:
     vectors = gallery.vectors[facts.start : facts.stop]
+    vectors.flags.writeable = False  # as from disk: what is compiled for one serves the other
     if facts.file is None:
         return ScanSegment(vectors, facts.start)
     path = folder / facts.file
-    flags = faiss.IO_FLAG_READ_ONLY | (
-        faiss.IO_FLAG_MMAP if facts.kind == "ivf" else faiss.IO_FLAG_MMAP_IFC
-    )
-    index: Any = faiss.read_index(str(path), flags)  # its kind is known to the file alone
-    if index.ntotal != len(vectors) or index.d != gallery.dimension:
+    arrays = {}
+    if facts.kind != "hnsw":
+        with np.load(folder / f"{facts.file[:5]}.npz", allow_pickle=False) as stored:
+            arrays = dict(stored)
+        lists = Lists(arrays["columns"], arrays["angles"], facts.largest_norm)
+    if facts.kind in ("flat", "ivf"):
+        # A plain view: np.memmap pays its own bookkeeping at every index operation.
+        values = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        _require_shape(path, values.shape, vectors)
+        codes = Codes(values, arrays["scales"], arrays["errors"], arrays["rows"])
+        return ListSegment(
+            Rows(codes, vectors, arrays["starts"], facts.largest_norm), lists, facts
+        )
+    from pipeline import proposals
+
+    index = proposals.read_index(path)
+    _require_shape(path, (index.ntotal, index.d), vectors)
+    if facts.kind == "hnsw":
+        propose = proposals.graph_ranking(index, facts.candidates, threads)
+    else:
+        propose = proposals.bits_ranking(index, lists, facts, threads)
+    return ProposedSegment(propose, vectors, facts)
+
+
+def _require_shape(path: Path, shape: tuple[int, ...], vectors: Vectors) -> None:
+    if shape != vectors.shape:
         raise SearchIndexError(
-            f"{path}: {index.ntotal} x {index.d}, expected {len(vectors)} x {gallery.dimension}: "
-            "index the gallery again"
+            f"{path}: {' x '.join(map(str, shape))}, expected {len(vectors)} x "
+            f"{vectors.shape[1]}: index the gallery again"
         )
-    if facts.kind == "flat":
-        return FlatSegment(_ranking(index.search, threads), vectors, facts)
-    index.nprobe = facts.probes
-    # Threads that read ahead pay on a cold disk only, and are started at every search.
-    on_disk: Any = faiss.downcast_InvertedLists(index.invlists)
-    on_disk.prefetch_nthread = 0
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        lists = make_lists(
-            arrays["centroids"], arrays["assigned"], arrays["angles"], facts.largest_norm
-        )
-    return IvfSegment(_ranking_lists(index.search_preassigned, threads), lists, vectors, facts)
-
-
-def _ranking(search: Callable[..., Ranked], threads: int) -> Callable[[Vectors, int], Ranked]:
-    def rank(queries: Vectors, k: int) -> Ranked:
-        faiss.omp_set_num_threads(threads)  # a setting of the calling thread
-        return search(queries, k)
-
-    return rank
-
-
-def _ranking_lists(
-    search: Callable[..., Ranked], threads: int
-) -> Callable[[NDArray[np.float32], int, NDArray[np.int64]], Ranked]:
-    def rank(query: NDArray[np.float32], k: int, lists: NDArray[np.int64]) -> Ranked:
-        faiss.omp_set_num_threads(threads)
-        # The coarse distances matter only to codes relative to a centroid; ours are whole.
-        coarse = np.zeros((1, lists.size), np.float32)
-        return search(query[None, :], k, lists[None, :], coarse)
-
-    return rank

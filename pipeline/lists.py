@@ -1,9 +1,8 @@
-"""The coarse half of an inverted-file index: which lists a query probes, and what that leaves.
+"""The coarse half of an inverted file: which lists a query probes, and what that leaves.
 
 The order of the lists is our own product of query and centroids, summed in index order: the same
-lists for a query in any batch. The angle of each list's farthest member says how near a
-row of an unprobed list can be. How many lists are probed is calibrated like the threshold: on
-rows held out of the clustering, to a stated share of the matches.
+lists for a query in any batch. The angle of each list's farthest member says whether an unprobed
+list can hold a row within some distance. How many lists are probed is calibrated (``effort``).
 """
 
 from __future__ import annotations
@@ -14,78 +13,56 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import distance
 from pipeline.distance import Vectors
 
-HELD_OUT = 256
-"""Rows that stand in for queries when the probes are calibrated."""
+SEED = 20_307
 
 _ANGLE_SLACK = 1e-6  # radians; far above the rounding of arccos in float64
-_PAIRS_ACCEPTED = 1e-3  # share of pairs whose distance is the horizon, where none is given
-_BLOCK = 32
+_ROUNDS, _POINTS_PER_LIST = 6, 32  # of the clustering: more costs time and moves next to nothing
+_BLOCK = 4096
+_TILE = 256  # centroids whose sums stay in the first-level cache
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """m rows parted into lists around centroids."""
+    """Rows parted into lists around centroids."""
 
     columns: Vectors
-    """(d, lists) float32: a centroid a column."""
-    norms: NDArray[np.float64]
-    """(lists,) lengths of the centroids."""
+    """(d, lists) float32: a centroid of unit length a column."""
     angles: NDArray[np.float64]
     """(lists,) largest angle in radians between a centroid and a member; -inf if empty."""
     largest_norm: float
-    """Length of the longest of the m rows."""
-    members: NDArray[np.int64]
-    """(m,) rows, list after list."""
-    starts: NDArray[np.int64]
-    """(lists + 1,) where each list starts in ``members``."""
+    """Length of the longest row."""
 
-    def products(self, query: NDArray[np.float32]) -> NDArray[np.float64]:
+    @property
+    def count(self) -> int:
+        """Number of lists."""
+        return int(self.columns.shape[1])
+
+    def products(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """(lists,) inner products of the query (d,) with the centroids; bits of the pair alone."""
-        out = np.zeros(self.columns.shape[1], np.float64)
+        out = np.empty(self.count, np.float32)
         _products(query, self.columns, out)
         return out
 
-    def members_of(self, lists: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of these lists."""
-        return np.concatenate(
-            [np.empty(0, np.int64), *(self.members[self.starts[i] : self.starts[i + 1]]
-                                      for i in lists)]
-        )
+    def choose(
+        self, queries: Vectors, probes: int, threshold: np.float32
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(n, probes) lists nearest to each query; (n,) whether no other holds a match."""
+        chosen = np.empty((len(queries), min(probes, self.count)), np.int64)
+        alone = np.empty(len(queries), np.bool_)
+        facts = (float(threshold), self.largest_norm)
+        _choose(queries, self.columns, self.angles, facts, chosen, alone)
+        return chosen, alone
 
-    def nearest_left(
-        self, query: NDArray[np.float32], products: NDArray[np.float64], left: NDArray[np.int64]
-    ) -> float:
-        """A distance that no row of the lists ``left`` is nearer than; inf if they hold none.
-
-        By the triangle inequality of angles: a member is at least the angle of its centroid less
-        the angle of the list away.
-        """
-        left = left[self.angles[left] >= 0]
-        if left.size == 0:
-            return float("inf")
-        length = float(np.sqrt(np.square(query.astype(np.float64)).sum()))
-        cosines = products[left] / (length * self.norms[left])
-        angle = float((np.arccos(np.clip(cosines, -1.0, 1.0)) - self.angles[left]).min())
-        cosine = np.cos(min(max(angle - _ANGLE_SLACK, 0.0), np.pi / 2))
-        return float(np.nextafter(np.float32(1.0 - length * self.largest_norm * cosine), -np.inf))
-
-
-def make_lists(
-    centroids: Vectors, assigned: NDArray[np.int64], angles: NDArray[np.float64], norm: float
-) -> Lists:
-    """``Lists`` of rows ``assigned`` (m,) to ``centroids`` (lists, d)."""
-    counts = np.bincount(assigned, minlength=len(centroids))
-    return Lists(
-        columns=np.ascontiguousarray(centroids.T),
-        norms=np.sqrt(np.square(centroids, dtype=np.float64).sum(axis=1)),
-        angles=angles,
-        largest_norm=norm,
-        members=np.argsort(assigned, kind="stable"),
-        starts=np.concatenate([[0], np.cumsum(counts)]),
-    )
+    def within(self, query: NDArray[np.float32], horizon: float) -> NDArray[np.int64]:
+        """The lists that may hold a row up to ``horizon`` from the query (d,)."""
+        out = np.empty(self.count, np.bool_)
+        products = self.products(query)
+        facts = _facts_of(query, horizon, self.largest_norm)
+        for one in range(self.count):
+            out[one] = _may_hold(products[one], self.angles[one], facts)
+        return np.flatnonzero(out)
 
 
 def list_angles(
@@ -93,70 +70,143 @@ def list_angles(
 ) -> NDArray[np.float64]:
     """(lists,) largest angle between a centroid and the rows assigned to it; -inf if none is."""
     angles = np.full(len(centroids), -np.inf)
-    for start in range(0, len(vectors), 4096):
-        rows = vectors[start : start + 4096].astype(np.float64)
-        middle = centroids[assigned[start : start + 4096]].astype(np.float64)
+    for start in range(0, len(vectors), _BLOCK):
+        rows = vectors[start : start + _BLOCK].astype(np.float64)
+        middle = centroids[assigned[start : start + _BLOCK]].astype(np.float64)
         lengths = np.sqrt(np.square(rows).sum(axis=1) * np.square(middle).sum(axis=1))
         cosines = np.clip((rows * middle).sum(axis=1) / lengths, -1.0, 1.0)
-        np.maximum.at(angles, assigned[start : start + 4096], np.arccos(cosines))
+        np.maximum.at(angles, assigned[start : start + _BLOCK], np.arccos(cosines))
     return angles
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How many lists a query probes, and what that was measured to find."""
+def cluster(vectors: Vectors, count: int, rows: NDArray[np.int64]) -> Vectors:
+    """(count, d) centroids of unit length: spherical k-means on some of the ``rows``, drawn anew.
 
-    probes: int
-    """Lists probed, the nearest first."""
-    match_recall: float
-    """Share of all matches found, ``found / (matches + 1)``: below 1, since it is no proof."""
-    horizon: float
-    """The distance up to which a pair was a match in this measurement."""
-
-
-def calibrate_probes(
-    vectors: Vectors,
-    lists: Lists,
-    held_out: NDArray[np.int64],
-    *,
-    target: float,
-    horizon: float | None,
-) -> Reach:
-    """The fewest probes that find the ``target`` share of the matches of the rows ``held_out``.
-
-    A match is a pair of a held-out row with another row, at most ``horizon`` apart; None stands
-    for the distance that accepts 1 pair in 1,000. All lists, where nothing less will do.
+    ``rows`` in random order, at least ``count`` of them.
     """
-    list_of = np.empty(len(vectors), np.int64)
-    list_of[lists.members] = np.repeat(np.arange(lists.norms.size), np.diff(lists.starts))
-    if horizon is None:
-        horizon = _pair_quantile(vectors, held_out[: 2 * _BLOCK])
-    needed = np.zeros(lists.norms.size, np.int64)
-    for start in range(0, held_out.size, _BLOCK):
-        rows = held_out[start : start + _BLOCK]
-        accepted = distance.accepts(distance.deciding(vectors[rows], vectors), np.float32(horizon))
-        accepted[np.arange(rows.size), rows] = False
-        for row, matches in zip(rows, accepted, strict=True):
-            place = np.empty_like(needed)
-            place[np.argsort(-lists.products(vectors[row]), kind="stable")] = np.arange(place.size)
-            needed += np.bincount(place[list_of[matches]], minlength=place.size)
-    share = np.cumsum(needed) / (needed.sum() + 1)
-    enough = np.flatnonzero(share >= target)
-    count = int(enough[0]) + 1 if enough.size else int(share.size)
-    return Reach(count, float(share[count - 1]), float(horizon))
+    sample = vectors[np.sort(rows[: _POINTS_PER_LIST * count])]
+    generator = np.random.default_rng(SEED)
+    centroids = sample[generator.choice(len(sample), count, replace=False)]
+    for _ in range(_ROUNDS):
+        nearest = assign(sample, centroids)
+        order = np.argsort(nearest, kind="stable")
+        sizes = np.bincount(nearest, minlength=count)
+        filled = np.flatnonzero(sizes)
+        first = np.concatenate([[0], np.cumsum(sizes)[:-1]])[filled]
+        sums = np.add.reduceat(sample[order], first, axis=0)
+        lengths = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1))
+        # A list that lost all its rows begins again at a row of the sample.
+        centroids = sample[generator.choice(len(sample), count, replace=False)]
+        kept = lengths > 0
+        centroids[filled[kept]] = sums[kept] / lengths[kept, None]
+    return np.ascontiguousarray(centroids, np.float32)
 
 
-def _pair_quantile(vectors: Vectors, rows: NDArray[np.int64]) -> float:
-    pairs = distance.deciding(vectors[rows], vectors)
-    pairs[np.arange(rows.size), rows] = distance.MAX_DISTANCE
-    place = int(_PAIRS_ACCEPTED * pairs.size)
-    return float(np.partition(pairs, place, axis=None)[place])
+def assign(vectors: Vectors, centroids: Vectors) -> NDArray[np.int64]:
+    """(m,) the centroid with the largest inner product, the first of equal ones."""
+    out = np.empty(len(vectors), np.int64)
+    columns = np.ascontiguousarray(centroids.T)
+    for start in range(0, len(vectors), _BLOCK):
+        np.argmax(vectors[start : start + _BLOCK] @ columns, axis=1,
+                  out=out[start : start + _BLOCK])
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _products(query: NDArray[np.float32], columns: Vectors, out: NDArray[np.float64]) -> None:
-    """Add the inner products of ``query`` (d,) and ``columns`` (d, m) to ``out`` (m,)."""
-    for k in range(query.shape[0]):
-        coordinate = np.float64(query[k])
-        for j in range(out.shape[0]):
-            out[j] += coordinate * np.float64(columns[k, j])
+def _products(
+    query: NDArray[np.float32], columns: Vectors, out: NDArray[np.float32]
+) -> None:
+    """Inner products of ``query`` (d,) and ``columns`` (d, m), each summed in index order.
+
+    Four coordinates at a time, so that the sums are loaded and stored a quarter as often.
+    """
+    whole = query.size // 4 * 4
+    for start in range(0, out.size, _TILE):
+        part = out[start : start + _TILE]
+        part[:] = 0
+        for k in range(0, whole, 4):
+            p, q, r, s = query[k], query[k + 1], query[k + 2], query[k + 3]
+            a, b = columns[k, start:], columns[k + 1, start:]
+            c, d = columns[k + 2, start:], columns[k + 3, start:]
+            for j in range(part.size):
+                part[j] = (((part[j] + p * a[j]) + q * b[j]) + r * c[j]) + s * d[j]
+        for k in range(whole, query.size):
+            for j in range(part.size):
+                part[j] += query[k] * columns[k, start + j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(
+    queries: Vectors,
+    columns: Vectors,
+    angles: NDArray[np.float64],
+    facts: tuple[float, float],
+    chosen: NDArray[np.int64],
+    alone: NDArray[np.bool_],
+) -> None:
+    products = np.empty(columns.shape[1], np.float32)
+    probed = np.zeros(products.size, np.bool_)
+    for i in range(chosen.shape[0]):
+        _products(queries[i], columns, products)
+        _largest(products, chosen[i])
+        for one in chosen[i]:
+            probed[one] = True
+        limits = _facts_of(queries[i], facts[0], facts[1])
+        alone[i] = True
+        for one in range(products.size):
+            if not probed[one] and _may_hold(products[one], angles[one], limits):
+                alone[i] = False
+                break
+        for one in chosen[i]:
+            probed[one] = False
+
+
+@numba.njit(cache=True, nogil=True)
+def _largest(products: NDArray[np.float32], out: NDArray[np.int64]) -> None:
+    """Places of the largest products, the first of equal ones; in order, unless it is all."""
+    if out.size == products.size:
+        out[:] = np.arange(out.size)
+        return
+    count = 0
+    for one in range(products.size):
+        if count == out.size and products[one] <= products[out[count - 1]]:
+            continue
+        count = min(count + 1, out.size)
+        place = count - 1
+        while place > 0 and products[out[place - 1]] < products[one]:
+            out[place] = out[place - 1]
+            place -= 1
+        out[place] = one
+
+
+@numba.njit(cache=True, nogil=True)
+def _facts_of(
+    query: NDArray[np.float32], horizon: float, largest_norm: float
+) -> tuple[float, float, float]:
+    """Length of the query, most that a product is off, and the angle of rows at ``horizon``.
+
+    A row is at least ``1 - length * largest_norm * cos(angle)`` away, wherever the cosine is
+    positive; an angle of pi: any row may be within the horizon; below 0: none can be.
+    """
+    squares = 0.0
+    for k in range(query.size):
+        squares += np.float64(query[k]) ** 2
+    length = np.sqrt(squares)
+    steps = (query.size + 8) * 2.0**-24  # a little more: centroids are of unit length but for ulps
+    # The distance is rounded to float32 once it is summed.
+    cosine = (1.0 - horizon - 1e-6) / max(length * largest_norm, 1e-30)
+    angle = np.pi
+    if cosine > 0:
+        angle = np.arccos(min(cosine, 1.0)) + _ANGLE_SLACK if cosine < 1 + 1e-6 else -1.0
+    return length, length * steps / (1 - steps), angle
+
+
+@numba.njit(cache=True, nogil=True)
+def _may_hold(product: float, widest: float, facts: tuple[float, float, float]) -> bool:
+    """Whether a list has a row within the horizon, by the triangle inequality of angles."""
+    length, error, angle = facts
+    if widest < 0 or angle < 0:  # the list is empty, or no row can be so near
+        return False
+    if widest + angle >= np.pi:
+        return True
+    return bool(product + error >= length * np.cos(widest + angle))

@@ -1,13 +1,11 @@
-"""Threshold search: from what a segment of the gallery proposes to what is known for sure.
+"""Threshold search: from what the segments of a gallery know to an answer.
 
-A look at a segment yields ``Known``: some rows with their deciding distances, and the distance
-``within`` which no row can be missing. The search looks deeper until everything is known that
-decides the answer, then cuts. So the answer is a function of query, gallery and threshold alone:
-the same bits in any batch, whatever the index proposed first.
+A look at a segment yields ``Known``: rows with their deciding distances, of which no reached row
+that the answer could need is missing. So the answer is a function of query, gallery and threshold
+alone: the same bits in any batch, whatever the index passed over first.
 
-An inexact segment reaches only part of its rows. How near an unreached row may be, ``outside``,
-says whether a match can have been missed; if so, the answer carries the share of matches that
-the release was measured to find.
+An inexact segment reaches only part of its rows. Where it cannot prove that the others are past
+the threshold, the answer carries the share of matches that the release was measured to find.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from pipeline import distance
 from pipeline.distance import Distances, Vectors
 from pipeline.gallery import Gallery
 
-FIRST_LOOK, WIDE_LOOK = 64, 1024
-"""Rows that a segment is asked for, before it is asked for everything it reaches."""
+_WIDE = 1024  # rows that cost little to look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +33,10 @@ class Known:
     """(k,) gallery rows, in any order."""
     distances: Distances
     """(k,) their deciding distances."""
-    within: float = math.inf
-    """Every reached row nearer than this is in ``rows``."""
-    outside: float = math.inf
-    """No row that was not reached is nearer than this."""
+    whole: bool = True
+    """Whether it speaks for all rows of the segment that the answer could need."""
     match_recall: float = 1.0
-    """Share of all matches that rows reached like these were measured to hold."""
-
-    def covers(self, horizon: float, *, whole: bool) -> bool:
-        """Whether every reached row up to ``horizon``, ties included, is known.
-
-        ``whole``: every row, reached or not.
-        """
-        return _beyond(self.within, horizon) and (not whole or _beyond(self.outside, horizon))
+    """1.0 if no other row can be a match, else the measured share of matches in ``rows``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +72,17 @@ class Reached:
 class Segment(Protocol):
     """The rows of one customer, or the shared ones, and how they are looked through."""
 
-    def nearest(self, queries: Vectors, k: int) -> list[Known]:
-        """For each of the queries (n, d) about ``k`` of the nearest rows."""
+    def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
+        """For each of the queries (n, d), of the rows that the segment reaches for it, all up to
+        the threshold, the nearest one beyond, and the ``at_least`` nearest."""
 
     def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
         """All rows that the segment reaches for this query (d,); no distance is computed."""
 
-    def reached(self, query: NDArray[np.float32]) -> Known:
-        """All rows that the segment reaches for this query (d,)."""
-
-    def scan(self, query: NDArray[np.float32]) -> Known:
-        """All rows."""
+    def scan(
+        self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
+    ) -> Known:
+        """The same of all rows up to ``horizon``, which lies past the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +91,8 @@ class Index:
 
     gallery: Gallery
     segments: Mapping[str | None, Segment]
+    inexact: bool
+    """Whether any segment may miss a match."""
 
     def search(
         self,
@@ -133,23 +123,23 @@ class Index:
         one, and at least the ``at_least`` nearest rows (fewer where fewer are visible).
         ``exact`` proves: nothing is left to an inexact index.
         """
-        queries = np.ascontiguousarray(queries, np.float32)
+        queries = np.array(queries, np.float32, order="C")  # ours: one compiled form for all
         visible = self._visible(customer)
-        looks = [segment.nearest(queries, max(FIRST_LOOK, at_least + 1)) for segment in visible]
+        looks = [segment.look(queries, threshold, at_least) for segment in visible]
         found = []
         for i, query in enumerate(queries):
             known = [look[i] for look in looks]
-            while True:
-                horizon = _horizon(known, threshold, at_least)
-                # Without enough reached rows to fill the answer, the unreached have to serve. That
-                # is known once all reached ones are: not by what a first look happens to hold.
-                whole = exact or (horizon == math.inf and all(k.within == math.inf for k in known))
-                short = [s for s, k in enumerate(known) if not k.covers(horizon, whole=whole)]
-                if not short:
-                    break
-                for s in short:
-                    known[s] = _deeper(visible[s], known[s], query, horizon)
-            found.append(self._cut(known, threshold, at_least))
+            answer = self._cut(known, threshold, at_least)
+            # Without enough reached rows to fill the answer, the unreached have to serve.
+            full = answer.rows.size == max(answer.match_count + 1, at_least)
+            if (exact or not full) and not all(k.whole for k in known):
+                horizon = float(answer.distances[-1]) if full else math.inf
+                known = [
+                    k if k.whole else segment.scan(query, threshold, at_least, horizon)
+                    for segment, k in zip(visible, known, strict=True)
+                ]
+                answer = self._cut(known, threshold, at_least)
+            found.append(answer)
         return found
 
     def reach(
@@ -164,8 +154,8 @@ class Index:
         if rows.size == sum(seen.stop - seen.start for seen in self.gallery.visible(customer)):
             return Reached(rows, math.inf)
         farthest = -math.inf
-        for start in range(0, rows.size, WIDE_LOOK):
-            part = rows[start : start + WIDE_LOOK]
+        for start in range(0, rows.size, _WIDE):
+            part = rows[start : start + _WIDE]
             distances = distance.deciding_one(query, self.gallery.vectors, part)
             farthest = max(farthest, float(distances.max()))
             if farthest > limit:
@@ -178,42 +168,16 @@ class Index:
 
     def _cut(self, known: Sequence[Known], threshold: np.float32, at_least: int) -> Found:
         """The answer, from segments that are known beyond all it depends on."""
-        rows = np.concatenate([np.empty(0, np.int64), *(k.rows for k in known)])
-        distances = np.concatenate([np.empty(0, np.float32), *(k.distances for k in known)])
+        if len(known) == 1:
+            rows, distances = known[0].rows, known[0].distances
+        else:
+            rows = np.concatenate([np.empty(0, np.int64), *(k.rows for k in known)])
+            distances = np.concatenate([np.empty(0, np.float32), *(k.distances for k in known)])
         matches = int(np.count_nonzero(distance.accepts(distances, threshold)))
         length = max(matches + 1, at_least)
-        if distances.size > length:
+        if distances.size > length + _WIDE:  # fewer are sorted as fast as they are left out
             near = distances <= np.partition(distances, length - 1)[length - 1]
             rows, distances = rows[near], distances[near]
         order = np.lexsort((self.gallery.rank[rows], distances))[:length]
-        missed = [k.match_recall for k in known if not _beyond(k.outside, float(threshold))]
-        return Found(rows[order], distances[order], matches, min(missed, default=1.0))
-
-
-def _beyond(limit: float, horizon: float) -> bool:
-    return limit == math.inf or limit > horizon
-
-
-def _horizon(known: Sequence[Known], threshold: np.float32, at_least: int) -> float:
-    """The distance up to which every row must be known before the answer can be cut.
-
-    That of the last row of the answer as far as one can tell, which lies past the threshold;
-    infinite as long as too few rows are known. Rows found later only bring it nearer.
-    """
-    distances = np.concatenate([np.empty(0, np.float32), *(k.distances for k in known)])
-    matches = int(np.count_nonzero(distance.accepts(distances, threshold)))
-    last = max(matches + 1, at_least) - 1
-    if last >= distances.size:
-        return math.inf
-    return float(np.partition(distances, last)[last])
-
-
-def _deeper(
-    segment: Segment, known: Known, query: NDArray[np.float32], horizon: float
-) -> Known:
-    """The next wider look at a segment that does not cover ``horizon``."""
-    if known.covers(horizon, whole=False):
-        return segment.scan(query)
-    if known.rows.size < WIDE_LOOK:
-        return segment.nearest(query[None, :], WIDE_LOOK)[0]
-    return segment.reached(query)
+        recall = min((k.match_recall for k in known), default=1.0)
+        return Found(rows[order], distances[order], matches, recall)

@@ -1,8 +1,9 @@
 """The kinds of segments, and what a look at each of them proves.
 
-A ``scan`` segment has no index. Behind a ``flat`` one FAISS ranks all rows, behind an ``ivf`` one
-the rows of the lists nearest to the query; the ranking comes in as a function. A ranking errs by
-no more than a float32 sum does, so the rows it leaves out are known to be far.
+A ``scan`` segment has no index. A ``flat`` or an ``ivf`` one passes over codes, all of them or
+those of the lists nearest to the query, and loses nothing of what it passes over. A ``hnsw`` or a
+``rabitq`` one decides about the rows that FAISS proposes, and can say nothing about the others. A
+segment on a device is exact: products of all rows tell which ones have to be decided.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import distance
+from pipeline.codes import Rows
 from pipeline.distance import Vectors
 from pipeline.lists import Lists
 from pipeline.search import Known
 
-Ranked = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""(n, k) inner products, largest first, and the segment's own rows; -1 where there are fewer."""
+Propose = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+"""A query (d,) to the segment's own rows that may be its nearest, in any order."""
 
-_UNIT_ROUNDOFF = 2.0**-24
+
+Near = Callable[[Vectors, np.float32, int], list[NDArray[np.int64]]]
+"""Queries (n, d), a threshold and ``at_least`` to rows that hold all the answer may need."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,19 +39,22 @@ class SegmentFacts:
     stop: int
     """Row after the last."""
     kind: str
-    """``scan``, ``flat`` or ``ivf``."""
+    """``scan``, ``flat``, ``ivf``, ``hnsw`` or ``rabitq``."""
     file: str | None = None
-    """Name of its FAISS file."""
-    proposal_error: float = 0.0
-    """How far a proposed distance of a unit query may be from the exact one."""
+    """Name of its largest file."""
     largest_norm: float = 1.0
     """Length of its longest vector."""
     lists: int = 0
-    """Lists of an ``ivf`` segment."""
+    """Lists that its rows are parted into; 0: none."""
     probes: int = 0
     """Lists that a query looks into."""
+    candidates: int = 0
+    """Rows that FAISS proposes for a query, and the depth of a search through a graph."""
     match_recall: float = 1.0
-    """Share of the matches within ``horizon`` that the probes were measured to find."""
+    """Share of the matches within ``horizon`` that this effort was measured to find."""
+    match_recall_lower: float = 1.0
+    match_recall_upper: float = 1.0
+    """The 95 % interval of that share, over the held-out queries."""
     horizon: float = 0.0
     """The distance up to which that was measured."""
 
@@ -61,8 +68,8 @@ class ScanSegment:
     start: int
     """Gallery row of the first."""
 
-    def nearest(self, queries: Vectors, k: int) -> list[Known]:
-        """All rows, whatever ``k``: few enough."""
+    def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
+        """All rows, whatever is asked: few enough."""
         rows = self._rows()
         return [Known(rows, found) for found in distance.deciding(queries, self.vectors)]
 
@@ -70,11 +77,9 @@ class ScanSegment:
         """All rows."""
         return self._rows()
 
-    def reached(self, query: NDArray[np.float32]) -> Known:
-        """All rows."""
-        return self.scan(query)
-
-    def scan(self, query: NDArray[np.float32]) -> Known:
+    def scan(
+        self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
+    ) -> Known:
         """All rows."""
         return Known(self._rows(), distance.deciding(query[None, :], self.vectors)[0])
 
@@ -83,107 +88,98 @@ class ScanSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class FlatSegment:
-    """Exact search: FAISS ranks all rows, and its error is bounded."""
+class ListSegment:
+    """Codes in lists: exact where all lists are probed, else by as much as was calibrated."""
 
-    rank: Callable[[Vectors, int], Ranked]
-    """(queries (n, d), k) to the k rows of the segment ranked first."""
+    rows: Rows
+    lists: Lists
+    facts: SegmentFacts
+
+    def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
+        """What the lists nearest to each query hold."""
+        chosen, alone = self.lists.choose(queries, self.facts.probes, threshold)
+        rows, distances, ends, _ = self.rows.look(queries, chosen, threshold, at_least)
+        rows += self.facts.start
+        whole = chosen.shape[1] == self.lists.count
+        at = ends.tolist()
+        return [
+            Known(rows[begin:end], distances[begin:end], whole,
+                  1.0 if whole or sure else self.facts.match_recall)
+            for begin, end, sure in zip(at[:-1], at[1:], alone.tolist(), strict=True)
+        ]  # fmt: skip
+
+    def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The rows of the lists nearest to the query."""
+        chosen, _ = self.lists.choose(query[None, :], self.facts.probes, np.float32(0))
+        return self.rows.members_of(chosen[0]) + self.facts.start
+
+    def scan(
+        self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
+    ) -> Known:
+        """What all lists hold that may have a row up to ``horizon``."""
+        if horizon < math.inf:
+            chosen = self.lists.within(query, horizon)
+        else:
+            chosen = np.arange(self.lists.count)
+        rows, distances, _, _ = self.rows.look(query[None, :], chosen[None, :], threshold, at_least)
+        return Known(rows + self.facts.start, distances)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedSegment:
+    """The rows that another library proposes, each decided here."""
+
+    propose: Propose
     vectors: Vectors
     """(m, d) the segment's rows."""
     facts: SegmentFacts
 
-    def nearest(self, queries: Vectors, k: int) -> list[Known]:
-        """The ``k`` rows that FAISS ranks first, at their deciding distances."""
-        products, rows = self.rank(queries, min(k, len(self.vectors)))
+    def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
+        """All that is proposed, one query at a time: the same in any batch."""
+        known = []
+        for query in queries:
+            rows = self.propose(query)
+            known.append(Known(
+                rows + self.facts.start, distance.deciding_one(query, self.vectors, rows),
+                whole=rows.size == len(self.vectors),
+                match_recall=1.0 if rows.size == len(self.vectors) else self.facts.match_recall,
+            ))  # fmt: skip
+        return known
+
+    def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
+        """All that is proposed."""
+        return self.propose(query) + self.facts.start
+
+    def scan(
+        self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
+    ) -> Known:
+        """All rows."""
+        return ScanSegment(self.vectors, self.facts.start).scan(query, threshold, at_least, horizon)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSegment:
+    """All rows, passed over on a device; exact whatever kind of index lies on disk."""
+
+    near: Near
+    vectors: Vectors
+    """(m, d) the segment's rows."""
+    start: int
+    """Gallery row of the first."""
+
+    def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
+        """All rows that the answer may need, at their deciding distances."""
         return [
-            _proposed(self.facts, self.vectors, query, (products[i], rows[i]))
-            for i, query in enumerate(queries)
+            Known(rows + self.start, distance.deciding_one(query, self.vectors, rows))
+            for query, rows in zip(queries, self.near(queries, threshold, at_least), strict=True)
         ]
 
     def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
         """All rows."""
-        return np.arange(self.facts.start, self.facts.stop)
+        return np.arange(self.start, self.start + len(self.vectors))
 
-    def reached(self, query: NDArray[np.float32]) -> Known:
-        """All rows."""
-        return self.scan(query)
-
-    def scan(self, query: NDArray[np.float32]) -> Known:
-        """All rows."""
-        return ScanSegment(self.vectors, self.facts.start).scan(query)
-
-
-@dataclass(frozen=True, slots=True)
-class IvfSegment:
-    """Inexact search: FAISS ranks the rows of the lists nearest to the query."""
-
-    rank: Callable[[NDArray[np.float32], int, NDArray[np.int64]], Ranked]
-    """(query (d,), k, lists) to the k rows of these lists ranked first, as one query."""
-    lists: Lists
-    vectors: Vectors
-    """(m, d) the segment's rows."""
-    facts: SegmentFacts
-
-    def nearest(self, queries: Vectors, k: int) -> list[Known]:
-        """The ``k`` rows of the probed lists that FAISS ranks first, at deciding distances."""
-        return [self._nearest(query, k) for query in queries]
-
-    def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The rows of the probed lists."""
-        return self.lists.members_of(self._probe(query)[0]) + self.facts.start
-
-    def reached(self, query: NDArray[np.float32]) -> Known:
-        """The rows of the probed lists."""
-        probed, outside = self._probe(query)
-        rows = self.lists.members_of(probed)
-        return Known(
-            rows + self.facts.start, distance.deciding_one(query, self.vectors, rows),
-            outside=outside, match_recall=self.facts.match_recall,
-        )
-
-    def scan(self, query: NDArray[np.float32]) -> Known:
-        """All rows."""
-        return ScanSegment(self.vectors, self.facts.start).scan(query)
-
-    def _nearest(self, query: NDArray[np.float32], k: int) -> Known:
-        probed, outside = self._probe(query)
-        products, rows = self.rank(query, k, probed)
-        return _proposed(self.facts, self.vectors, query, (products[0], rows[0]), outside)
-
-    def _probe(self, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], float]:
-        """The lists to look into, and how near a row of the others may be."""
-        products = self.lists.products(query)
-        order = np.argsort(-products, kind="stable")
-        probed, left = order[: self.facts.probes], order[self.facts.probes :]
-        return probed, self.lists.nearest_left(query, products, left)
-
-
-def proposal_error(dimension: int, norm: float) -> float:
-    """How far a float32 inner product of ``norm`` and unit length may be off, in any order.
-
-    The bound ``d u / (1 - d u)`` of a sum of d products in floating point (Higham, Accuracy and
-    Stability of Numerical Algorithms, section 3.1); a ulp more for the rounding of distances.
-    """
-    steps = (dimension + 2) * _UNIT_ROUNDOFF
-    return norm * steps / (1.0 - steps) + 2.0**-23
-
-
-def _proposed(
-    facts: SegmentFacts,
-    vectors: Vectors,
-    query: NDArray[np.float32],
-    ranked: Ranked,
-    outside: float = math.inf,
-) -> Known:
-    """What is known once FAISS ranked k rows (products, local rows), the nearest first."""
-    products, rows = ranked
-    rows = rows[rows >= 0]  # -1: nothing more is reached
-    within = math.inf
-    if rows.size == products.size and rows.size < len(vectors):
-        length = max(1.0, float(np.sqrt(np.square(query.astype(np.float64)).sum())))
-        # A row left out is no nearer than the last one kept. Past 2, distances are cut off.
-        within = min(2.0, 1.0 - float(products[-1]) - facts.proposal_error * length)
-    return Known(
-        rows + facts.start, distance.deciding_one(query, vectors, rows),
-        within, outside, facts.match_recall,
-    )
+    def scan(
+        self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
+    ) -> Known:
+        """The same: there is no row that a look leaves out."""
+        return self.look(query[None, :], threshold, at_least)[0]

@@ -1,0 +1,177 @@
+"""One engine in this process: built, tuned on some queries, scored and timed on others."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.search.data import QUERIES
+from pipeline.config import IndexConfig
+from pipeline.distance import Vectors
+from pipeline.gallery import open_gallery
+from pipeline.index import build_index, open_index
+
+TARGET = 0.999
+ROUNDS = 5
+DEPTHS = (16, 24, 32, 48, 64, 72, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512, 1024, 2048)
+
+Search = Callable[[Vectors], list[NDArray[np.int64]]]
+"""Queries (n, d) to the rows that match each."""
+Nearest = Callable[[Vectors, int], tuple[NDArray[np.integer], NDArray[np.float32]]]
+"""Queries (n, d) and k to the nearest rows (n, k) and their distances."""
+
+
+class Trial:
+    """One engine in this process: built, tuned and timed."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: what ``prepare`` wrote."""
+        self.folder = folder
+        self.vectors: Vectors = np.load(folder / "gallery.npy", mmap_mode="r").view(np.ndarray)
+        queries = np.load(folder / "queries.npy")
+        self.tuning, self.scored = queries[:QUERIES], queries[QUERIES:]
+        self.threshold = np.float32(np.load(folder / "threshold.npy"))
+        truth = np.load(folder / "truth.npz")
+        bounds = np.searchsorted(truth["owner"], np.arange(2 * QUERIES + 1))
+        self.truth = [truth["rows"][a:b] for a, b in pairwise(bounds)]
+        self.k = max(1, math.ceil(np.quantile(np.diff(bounds), 0.999)))
+
+    def share(self, search: Search, *, scored: bool) -> float:
+        """The share of all true matches that a search finds."""
+        found = search(self.scored if scored else self.tuning)
+        truth = self.truth[QUERIES:] if scored else self.truth[:QUERIES]
+        hits = sum(np.isin(mine, rows).sum() for mine, rows in zip(truth, found, strict=True))
+        return float(hits / max(1, sum(mine.size for mine in truth)))
+
+    def tuned(self, set_depth: Callable[[int], None], search: Search) -> int:
+        """The least depth that reaches the target on the tuning queries."""
+        for depth in DEPTHS:
+            set_depth(max(depth, self.k))
+            if self.share(search, scored=False) >= TARGET:
+                return max(depth, self.k)
+        return DEPTHS[-1]
+
+    def timed(self, search: Search) -> dict[str, float]:
+        """Queries a second alone and in batches of 32, the best of the rounds."""
+        best = {1: math.inf, 32: math.inf}
+        for _ in range(ROUNDS):
+            for size in best:
+                begun = time.process_time()
+                for start in range(0, QUERIES, size):
+                    search(self.scored[start : start + size])
+                best[size] = min(best[size], time.process_time() - begun)
+        return {f"queries_s_{size}": QUERIES / seconds for size, seconds in best.items()}
+
+
+def ours(trial: Trial, kind: str) -> dict[str, Any]:
+    """An index of Limen, of this kind."""
+    gallery = open_gallery(trial.folder)
+    begun = time.process_time()
+    build_index(gallery, IndexConfig(kind=kind, match_recall=TARGET), trial.folder,
+                horizon=float(trial.threshold))  # fmt: skip
+    built = time.process_time() - begun
+    (facts,) = json.loads((trial.folder / "index/index.json").read_text())["segments"]
+    rank = gallery.rank.size  # what the gallery holds in memory is no part of the index
+    begun_with = anonymous_bytes()
+    index = open_index(trial.folder, gallery)
+
+    def search(queries: Vectors) -> list[NDArray[np.int64]]:
+        found = index.search_batch("one", queries, trial.threshold)
+        return [one.rows[: one.match_count] for one in found]
+
+    search(trial.scored[:32])
+    effort = {name: facts[name] for name in ("kind", "lists", "probes", "candidates")}
+    return measured(trial, search, built, begun_with) | {"effort": effort, "rows": rank}
+
+
+def peer(trial: Trial, name: str) -> dict[str, Any]:
+    """Another library's graph over all rows, as deep as the target takes."""
+    begun_with = anonymous_bytes()
+    begun = time.process_time()
+    set_depth, nearest = PEERS[name](trial.vectors)
+    built = time.process_time() - begun
+
+    def search(queries: Vectors) -> list[NDArray[np.int64]]:
+        rows, levels = nearest(queries, trial.k)
+        within = levels <= trial.threshold + np.float32(1e-6)
+        return [mine[near] for mine, near in zip(rows, within, strict=True)]
+
+    depth = trial.tuned(set_depth, search)
+    return measured(trial, search, built, begun_with) | {"effort": {"k": trial.k, "depth": depth}}
+
+
+def measured(trial: Trial, search: Search, built: float, begun_with: int) -> dict[str, Any]:
+    """What is reported of every engine."""
+    share = trial.share(search, scored=True)
+    taken = anonymous_bytes() - begun_with
+    return {
+        "share": share, "build_s": built, "memory": taken / trial.vectors.nbytes,
+        **trial.timed(search),
+    }  # fmt: skip
+
+
+def anonymous_bytes() -> int:
+    """Anonymous resident memory of this process."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/smaps_rollup: no line 'Anonymous:'; Linux is needed")
+
+
+def _hnswlib(vectors: Vectors) -> tuple[Callable[[int], None], Nearest]:
+    import hnswlib
+
+    index = hnswlib.Index("ip", vectors.shape[1])
+    index.init_index(len(vectors), M=16, ef_construction=200, random_seed=1)
+    index.set_num_threads(1)
+    index.add_items(vectors, num_threads=1)
+    return index.set_ef, lambda queries, k: index.knn_query(queries, k, num_threads=1)
+
+
+def _usearch(vectors: Vectors) -> tuple[Callable[[int], None], Nearest]:
+    from usearch.index import Index
+
+    index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=16,
+                  expansion_add=200)  # fmt: skip
+    index.add(np.arange(len(vectors)), vectors, threads=1)
+
+    def set_depth(depth: int) -> None:
+        index.expansion_search = depth
+
+    def nearest(queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        found = index.search(queries, k, threads=1)
+        shape = (len(queries), -1)
+        return found.keys.reshape(shape).astype(np.int64), found.distances.reshape(shape)
+
+    return set_depth, nearest
+
+
+def _faiss_hnsw(vectors: Vectors) -> tuple[Callable[[int], None], Nearest]:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 200
+    index.add(vectors)
+
+    def set_depth(depth: int) -> None:
+        index.hnsw.efSearch = depth
+
+    def nearest(queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        products, rows = index.search(queries, k)
+        return rows, 1 - products
+
+    return set_depth, nearest
+
+
+PEERS: dict[str, Callable[[Vectors], tuple[Callable[[int], None], Nearest]]] = {
+    "hnswlib": _hnswlib, "usearch": _usearch, "faiss-hnsw": _faiss_hnsw,
+}  # fmt: skip
