@@ -40,7 +40,6 @@ from pipeline.index import build_index, open_index
 from pipeline.inputs import PART, embed_items, require_inputs
 from pipeline.manifest import MANIFEST
 from pipeline.release import Release, open_release
-from pipeline.segments import IvfSegment
 from pipeline.store import Store
 
 Pair = tuple[Release, Release]
@@ -119,8 +118,7 @@ def _contender(release: Release, recipe: Recipe, people: Population, folder: Pat
     folder.mkdir()
     build_index(people.gallery, recipe.index, folder, threads=os.cpu_count() or 1)
     index = open_index(folder, people.gallery)
-    inexact = any(isinstance(segment, IvfSegment) for segment in index.segments.values())
-    decider = Decider(people, release.threshold, index.reach if inexact else None)
+    decider = Decider(people, release.threshold, index.reach if index.inexact else None)
     return Contender(release.id12, decider, release.calibration_range)
 
 

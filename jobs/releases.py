@@ -17,6 +17,7 @@ from jobs.workspace import ALIAS, STORE
 from pipeline.gate import GateError, verdict
 from pipeline.manifest import ReleaseError
 from pipeline.release import ID_LENGTH
+from pipeline.signing import SIGNING_KEY, make_key, read_private_key
 from pipeline.store import Store
 
 app = typer.Typer(help="List, verify, promote and roll back releases.", add_completion=False)
@@ -61,15 +62,16 @@ def verify(name: Annotated[str, typer.Argument(help="Id, prefix or alias.")],
 def promote(name: Annotated[str, typer.Argument(help="Id or prefix.")],
             alias: AliasOption = ALIAS, store: StoreOption = STORE,
             gate: GateOption = None) -> None:
-    """Let an alias mean a release, from the next start of a server on."""
-    if gate is not None:
-        pass_gate(Store(store), alias, name, gate)
-    terminal().print(f"{alias} is now {Store(store).promote(alias, name)[:12]}.")
+    """Let an alias mean a release; servers that follow it take the release up while they run."""
+    shelf = Store(store)
+    compared = None if gate is None else pass_gate(shelf, alias, name, gate)
+    terminal().print(f"{alias} is now {shelf.promote(alias, name, expected=compared)[:12]}.")
 
 
-def pass_gate(shelf: Store, alias: str, name: str, items: Path) -> None:
+def pass_gate(shelf: Store, alias: str, name: str, items: Path) -> str:
     """Compare the release ``name`` with what ``alias`` means, on ``items``, by its own limits.
 
+    Returns the full id that it was compared with, empty where the alias means nothing yet.
     Raises ``GateError``, with one line, where it breaks one of them or has none.
     """
     # Listing releases needs neither an encoder nor an index.
@@ -82,23 +84,37 @@ def pass_gate(shelf: Store, alias: str, name: str, items: Path) -> None:
             f"release {release.id12}: its recipe has no section [gate], expected at least one "
             "limit there, such as max_flip_share; or promote it without --gate"
         )
-    meant = shelf.aliases().get(alias)
-    if meant is None:
+    meant = shelf.aliases().get(alias, "")
+    if not meant:
         terminal().print(f"{alias} means no release yet: nothing to compare {release.id12} with.")
-        return
+        return meant
     if meant == release.id:
         terminal().print(f"{alias} means {release.id12} already: nothing to compare.")
-        return
+        return meant
     found = compare_releases((shelf.open(meant), release), items, terminal())
     show(found, terminal())
     if broken := verdict(found, config):
         raise GateError(f"{alias} stays {meant[:ID_LENGTH]}: {'; '.join(broken)}")
-    if shelf.aliases().get(alias) != meant:
-        raise GateError(
-            f"{alias} was moved by someone else during the comparison: compare again"
-        )
     kept = ", ".join(f"{limit} {value:g}" for limit, value in config.limits().items())
     terminal().print(f"{release.id12} keeps the limits of its recipe: {kept}.")
+    return meant
+
+
+@app.command()
+def keygen(path: Annotated[Path, typer.Argument(help="New file for the private key.")]) -> None:
+    """Make a key to sign releases with, and its public half beside it."""
+    public = make_key(path)
+    terminal().print(f"{path}: the private key; {SIGNING_KEY}={path} signs what is sealed.")
+    terminal().print(f"{public}: for servers: limen serve --public-key {public}")
+
+
+@app.command()
+def sign(name: Annotated[str, typer.Argument(help="Id, prefix or alias.")],
+         key: Annotated[Path, typer.Option(envvar=SIGNING_KEY, help="The private key.")],
+         store: StoreOption = STORE) -> None:
+    """Sign a release of the store; a signature that it has is replaced."""
+    signed = Store(store).sign(name, read_private_key(key))
+    terminal().print(f"{signed[:ID_LENGTH]}: signed with {key}.")
 
 
 @app.command()

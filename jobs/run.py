@@ -25,6 +25,7 @@ from jobs.workspace import ALIAS, STORE, alone, tags
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe, load_recipe
 from pipeline.release import Release
+from pipeline.signing import configured_key
 from pipeline.store import Store
 
 
@@ -35,6 +36,7 @@ def run(
     with alone(recipe.name, console):
         workspace = prepare(recipe, console, skip_bad_rows=skip_bad_rows)
         Store(store).require_writable(alias)
+        configured_key()
         recipe = settled(recipe, workspace, console)
         for tag in tags(recipe):
             train(recipe, workspace, tcm=tag == "tcm", console=console)

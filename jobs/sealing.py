@@ -14,6 +14,7 @@ from pipeline.canonical import parse_object
 from pipeline.config import Recipe
 from pipeline.manifest import ReleaseFacts
 from pipeline.release import Release, seal
+from pipeline.signing import configured_key, put_signature
 from pipeline.store import Store
 
 _LIBRARIES = (
@@ -33,13 +34,20 @@ _LIBRARIES = (
 def seal_and_promote(
     candidate: Path, recipe: Recipe, store: str, alias: str, console: Console
 ) -> Release:
-    """Seal the candidate, keep it in the store and let ``alias`` mean it."""
+    """Seal the candidate, keep it in the store and let ``alias`` mean it.
+
+    Signed where ``LIMEN_SIGNING_KEY`` names a key.
+    """
+    key = configured_key()
     calibration = parse_object((candidate / "calibration.json").read_bytes())
     release = seal(candidate, _facts(candidate, calibration, recipe))
+    if key is not None:
+        put_signature(candidate, key.sign(release.manifest.to_bytes()))
     shelf = Store(store)
     shelf.add(candidate)
     shelf.promote(alias, release.id)
-    console.print(f"Sealed release {release.id12}, kept it in {store}, promoted it to {alias}.")
+    sealed = "Sealed" if key is None else "Sealed and signed"
+    console.print(f"{sealed} release {release.id12}, kept it in {store}, promoted it to {alias}.")
     return shelf.open(release.id)
 
 

@@ -23,6 +23,14 @@ class StoreError(ValueError):
     """A store that cannot do what was asked; the message says what would help."""
 
 
+class UnknownReleaseError(StoreError):
+    """No alias and no release bears the name."""
+
+
+class AliasMovedError(StoreError):
+    """An alias means another release than the caller believed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One line of an alias's history."""

@@ -10,9 +10,12 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` in one step; what a killed writer leaves is overwritten."""
-    partial = partial_of(path)
+def write_durably(path: Path, data: bytes, *, partial: Path | None = None) -> None:
+    """Put ``data`` at ``path`` in one step; what a killed writer leaves is overwritten.
+
+    ``partial``: where the bytes are collected, on the same disk; by default beside ``path``.
+    """
+    partial = partial or partial_of(path)
     with partial.open("wb") as file:
         file.write(data)
         file.flush()

@@ -20,6 +20,8 @@ from pipeline.canonical import canonical_json, parse_object
 from pipeline.distance import MAX_DISTANCE
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""Beside the manifest and in no manifest: ``pipeline/signing.py``."""
 SCHEMA = "limen-release/1"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -115,12 +117,12 @@ class Manifest:
 
     facts: ReleaseFacts
     files: Mapping[str, FileEntry]
-    """By path relative to the release, with forward slashes; the manifest itself is not in it."""
+    """By path relative to the release, with forward slashes; without manifest and signature."""
 
     def __post_init__(self) -> None:
         """Refuse paths that lead out of the release, and hashes that are none."""
         for name, entry in self.files.items():
-            if not _PATH.fullmatch(name) or name == MANIFEST:
+            if not _PATH.fullmatch(name) or name in (MANIFEST, SIGNATURE):
                 raise ReleaseError(f"files: {name!r} cannot be the path of a release's file")
             if not _SHA256.fullmatch(entry.sha256) or entry.size < 0:
                 raise ReleaseError(f"files: {name!r} needs a sha256 and a size of 0 or more")

@@ -24,6 +24,7 @@ from pipeline.durable import partial_of, sync, write_durably
 from pipeline.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    SIGNATURE,
     FileEntry,
     Manifest,
     MeasuredWith,
@@ -33,6 +34,7 @@ from pipeline.manifest import (
     parse_manifest,
 )
 from pipeline.operating import OperatingCounts, load_counts
+from pipeline.signing import PublicKeys, read_signature, require_signature
 
 ID_LENGTH = 12
 """Digits of an id that name a release's folder."""
@@ -109,6 +111,7 @@ def seal(candidate: Path, facts: ReleaseFacts) -> Release:
     if ID12.fullmatch(candidate.resolve().name):
         raise ReleaseError(f"{candidate}: a release never changes; seal a candidate folder")
     partial_of(candidate / MANIFEST).unlink(missing_ok=True)
+    partial_of(candidate / SIGNATURE).unlink(missing_ok=True)
     files = {}
     for name in _files_of(candidate):
         files[name] = _hash(candidate / name)
@@ -122,19 +125,23 @@ def seal(candidate: Path, facts: ReleaseFacts) -> Release:
         raise ReleaseError(f"{candidate}: cannot be sealed: {error}") from None
     for folder in {(candidate / name).parent for name in files}:
         sync(folder)
+    (candidate / SIGNATURE).unlink(missing_ok=True)  # of what an earlier seal made
     write_durably(candidate / MANIFEST, text)
     return Release(candidate, manifest)
 
 
-def open_release(folder: Path, *, verify: bool = True) -> Release:
+def open_release(folder: Path, *, verify: bool = True, keys: PublicKeys | None = None) -> Release:
     """The release in ``folder``, its every byte checked against the manifest.
 
     A folder named by 12 hexadecimal digits must bear the id of its own manifest. ``verify=False``
     reads the manifest alone: for a folder that this process has verified before, never for one
-    that came from elsewhere. Raises ``ReleaseError`` with one line.
+    that came from elsewhere. ``keys``: one of them must have signed the manifest, which is
+    checked before a byte of it is parsed. Raises ``ReleaseError`` with one line.
     """
     path = folder / MANIFEST
     data = _manifest_bytes(path)
+    if keys is not None:
+        require_signature(folder, data, keys)
     name = folder.resolve().name
     actual = hashlib.sha256(data).hexdigest()[:ID_LENGTH]
     if ID12.fullmatch(name) and name != actual:
@@ -164,6 +171,7 @@ def _manifest_bytes(path: Path) -> bytes:
 
 def _require_files(folder: Path, manifest: Manifest) -> None:
     """Names first, then sizes, then hashes; nothing is parsed."""
+    read_signature(folder)
     present = set(_files_of(folder))
     for name in sorted(manifest.files.keys() - present):
         raise ReleaseError(f"{folder / name}: missing; the manifest lists it: fetch it again")
@@ -223,12 +231,15 @@ def _require_dimension(folder: Path, dimension: int) -> None:
 
 
 def _files_of(folder: Path) -> Iterator[str]:
-    """Paths of the files below ``folder``, sorted, without the manifest; plain files only."""
+    """Paths of the files below ``folder``, sorted, but for the manifest and its signature.
+
+    Raises ``ReleaseError`` for what is no plain file.
+    """
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ReleaseError(f"{path}: not a plain file; a release holds no links and no devices")
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name not in (MANIFEST, SIGNATURE):
             yield name
 
 

@@ -1,32 +1,28 @@
-"""Where a store keeps its releases: a folder, or object storage through fsspec.
+"""Where a store keeps its releases: here a folder; ``pipeline/bucket.py`` is object storage.
 
-Both keep ``releases/<id12>/...`` and ``aliases.json``. A folder publishes by one rename; object
-storage has none, so there the manifest is uploaded last and whatever lacks one is no release.
-Nothing fetched is parsed before its hash is checked.
+Both keep ``releases/<id12>/...`` and ``aliases.json``. A folder publishes by one rename.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from pipeline.aliases import StoreError
 from pipeline.durable import sync, write_durably
-from pipeline.manifest import MANIFEST, MAX_MANIFEST_BYTES, ReleaseError, parse_manifest
-from pipeline.release import ID12, ID_LENGTH, Release, open_release
+from pipeline.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    ReleaseError,
+)
+from pipeline.release import ID12, Release, open_release
+from pipeline.signing import put_signature, read_signature
 
 ALIASES = "aliases.json"
-LOCK_WAIT_S = 30.0
-"""Longest wait for another writer of the aliases in object storage."""
-
-_CHUNK = 2**20
 
 
 class Shelf(Protocol):
@@ -42,7 +38,10 @@ class Shelf(Protocol):
         """Make the place, unless it is there; ``OSError`` where it cannot be written."""
 
     def publish(self, release: Release) -> None:
-        """Keep a copy of a verified release; one that is there already stays as it is."""
+        """Keep a copy of a verified release; of one that is there already, a new signature."""
+
+    def put_signature(self, id12: str, signature: bytes) -> None:
+        """Let a release that is kept bear this signature, in one step."""
 
     def read_aliases(self) -> bytes | None:
         """The content of ``aliases.json``; None before the first promotion."""
@@ -65,7 +64,7 @@ class FolderShelf:
     def names(self) -> tuple[str, ...]:
         """The first 12 digits of each release's id, sorted."""
         found = self.releases.glob(f"*/{MANIFEST}")
-        return _ids(path.parent.name for path in found)
+        return ids_among(path.parent.name for path in found)
 
     def fetch(self, id12: str) -> Release:
         """The release where it lies, verified."""
@@ -79,14 +78,16 @@ class FolderShelf:
         """Copy beside the others, verify the copy, then rename."""
         target = self.releases / release.id12
         self.make()
-        with _exclusive(self.root / ".add.lock"):
+        with exclusive(self.root / ".add.lock"):
             for leftover in self.releases.glob(".adding-*"):
                 shutil.rmtree(leftover)
             if target.exists():
                 open_release(target)
+                if signature := read_signature(release.folder):
+                    put_signature(target, signature)
                 return
             partial = self.releases / f".adding-{release.id12}"
-            for name in (*release.manifest.files, MANIFEST):
+            for name in copied_files(release):
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(release.folder / name, partial / name)
                 sync(partial / name)
@@ -96,6 +97,10 @@ class FolderShelf:
                 sync(folder)
             partial.rename(target)
             sync(self.releases)
+
+    def put_signature(self, id12: str, signature: bytes) -> None:
+        """Let a release that is kept bear this signature, in one step."""
+        put_signature(self.releases / id12, signature)
 
     def read_aliases(self) -> bytes | None:
         """The content of ``aliases.json``; None before the first promotion."""
@@ -111,132 +116,24 @@ class FolderShelf:
         """Wait for other writers of the aliases; a killed one holds no lock."""
         if not self.root.is_dir():
             raise StoreError(f"{self.root}: no store yet; add a release first")
-        with _exclusive(self.root / ".aliases.lock"):
+        with exclusive(self.root / ".aliases.lock"):
             yield
 
 
-class BucketShelf:
-    """Object storage; verified copies are kept in a local ``cache``, shared by all stores."""
-
-    def __init__(self, filesystem: Any, root: str, cache: Path) -> None:  # noqa: ANN401 - fsspec has no types
-        """``filesystem`` and ``root`` as fsspec resolves a URL."""
-        self.filesystem = filesystem
-        self.root = root.rstrip("/")
-        self.cache = cache
-
-    def names(self) -> tuple[str, ...]:
-        """The first 12 digits of each release's id, sorted."""
-        self.filesystem.invalidate_cache()
-        found = self.filesystem.glob(f"{self.root}/releases/*/{MANIFEST}")
-        return _ids(PurePosixPath(path).parent.name for path in found)
-
-    def fetch(self, id12: str) -> Release:
-        """Download into the cache unless an intact copy is there; hashes checked on the way."""
-        target = self.cache / id12
-        if target.exists():
-            try:
-                return open_release(target)
-            except ReleaseError:
-                shutil.rmtree(target)
-        self.cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self.cache))
-        try:
-            self._download(id12, partial)
-            with _exclusive(self.cache / ".lock"):
-                if not target.exists():
-                    partial.rename(target)
-        except FileNotFoundError as error:
-            raise ReleaseError(f"{error}: missing in the store; add the release again") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return open_release(target)
-
-    def make(self) -> None:
-        """Nothing to do: object storage has no folders."""
-
-    def publish(self, release: Release) -> None:
-        """Upload the manifest last; what a killed upload left is overwritten."""
-        there = f"{self.root}/releases/{release.id12}"
-        self.filesystem.invalidate_cache()
-        if self.filesystem.exists(f"{there}/{MANIFEST}"):
-            return
-        for name in (*release.manifest.files, MANIFEST):
-            with (release.folder / name).open("rb") as source:
-                parent = PurePosixPath(f"{there}/{name}").parent
-                self.filesystem.makedirs(str(parent), exist_ok=True)
-                with self.filesystem.open(f"{there}/{name}", "wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
-
-    def read_aliases(self) -> bytes | None:
-        """The content of ``aliases.json``; None before the first promotion."""
-        self.filesystem.invalidate_cache()
-        try:
-            return bytes(self.filesystem.cat_file(f"{self.root}/{ALIASES}"))
-        except FileNotFoundError:
-            return None
-
-    def write_aliases(self, data: bytes) -> None:
-        """Replace ``aliases.json`` in one step: an object is put whole."""
-        self.filesystem.pipe_file(f"{self.root}/{ALIASES}", data)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold an object that only one writer can create; a killed writer leaves it behind."""
-        path = f"{self.root}/{ALIASES}.lock"
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                self.filesystem.pipe_file(path, b"", mode="create")
-                break
-            except FileExistsError:
-                if time.monotonic() >= deadline:
-                    raise StoreError(
-                        f"{path}: another writer holds the aliases since {LOCK_WAIT_S:g} s; "
-                        "if none is at work, remove this object"
-                    ) from None
-                time.sleep(0.05)
-        try:
-            yield
-        finally:
-            self.filesystem.rm_file(path)
-
-    def _download(self, id12: str, folder: Path) -> None:
-        there = f"{self.root}/releases/{id12}"
-        data = self.filesystem.cat_file(f"{there}/{MANIFEST}", end=MAX_MANIFEST_BYTES)
-        if hashlib.sha256(data).hexdigest()[:ID_LENGTH] != id12:
-            raise ReleaseError(f"{there}/{MANIFEST}: its id is not {id12}; it was changed")
-        for name, entry in parse_manifest(data, f"{there}/{MANIFEST}").files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with (
-                self.filesystem.open(f"{there}/{name}", "rb") as source,
-                (folder / name).open("wb") as sink,
-            ):
-                digest = _copy_hashed(source, sink, entry.size)
-            if digest != entry.sha256:
-                raise ReleaseError(
-                    f"{there}/{name}: sha256 {digest[:12]}, the manifest says {entry.sha256[:12]}; "
-                    "remove the release from the store and add it again"
-                )
-        (folder / MANIFEST).write_bytes(data)
+def copied_files(release: Release) -> tuple[str, ...]:
+    """The files of a release in the order in which they are copied: its manifest last."""
+    signed = () if read_signature(release.folder) is None else (SIGNATURE,)
+    return (*release.manifest.files, *signed, MANIFEST)
 
 
-def _ids(names: Iterable[str]) -> tuple[str, ...]:
+def ids_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the ``names`` of folders that only a release may bear, sorted."""
     return tuple(sorted(name for name in names if ID12.fullmatch(name)))
 
 
-def _copy_hashed(source: BinaryIO, sink: BinaryIO, size: int) -> str:
-    """sha256 of what was copied: at most ``size`` bytes and one, so that no file fills the disk."""
-    digest = hashlib.sha256()
-    left = size + 1
-    while chunk := source.read(min(_CHUNK, left)):
-        digest.update(chunk)
-        sink.write(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
-
-
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
+    """Context of one process at a time on this machine; a killed one lets go of ``path``."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.aliases import StoreError
+from pipeline.aliases import AliasMovedError, Change, StoreError
 from pipeline.manifest import MANIFEST, ReleaseError
 from pipeline.release import open_release
 from pipeline.store import Store
@@ -130,6 +130,32 @@ def test_promoting_what_is_promoted_already_writes_no_history(store, folders):
         store.promote("production", name)
     assert len(store.history("production")) == 2
     assert store.rollback("production") == a
+
+
+def test_an_alias_that_was_moved_meanwhile_is_not_moved_again(store, folders):
+    a, b, c = (store.add(folder) for folder in folders)
+    assert store.promote("production", a, expected="") == a
+    for move in (
+        lambda expected: store.promote("production", b, expected=expected),
+        lambda expected: store.rollback("production", expected=expected),
+    ):
+        for expected in ("", c):
+            with pytest.raises(AliasMovedError, match=f"means {a[:12]}, no longer"):
+                move(expected)
+    assert store.history("production") == (Change("promote", a),)
+    store.promote("production", b, expected=a)
+    assert store.rollback("production", expected=b) == a
+    with pytest.raises(AliasMovedError, match="it means nothing"):
+        store.promote("canary", a, expected=b)
+    assert list(store.aliases()) == ["production"]
+
+
+def test_a_book_changed_by_another_is_read_again(store, folders):
+    a, b, _ = (store.add(folder) for folder in folders)
+    other = Store(store.url)
+    for name in (a, b, a):
+        other.promote("production", name)
+        assert store.aliases() == {"production": name}
 
 
 def test_only_a_whole_release_is_promoted_or_rolled_back_to(tmp_path, folders):
