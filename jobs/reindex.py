@@ -5,7 +5,10 @@ on the labelled items whose class the model was not trained on, and may not lie 
 report of the release that it was chosen for could not exclude. Interrupted, the same command
 goes on with the embeddings it has.
 
-One machine: ``limen reindex production items.parquet``
+With ``--changes`` the new gallery holds the items as customers changed them online, and the
+release says up to which change it does.
+
+One machine: ``limen reindex production items.parquet --changes sqlite:////var/limen/records.db``
 Cluster:     ``ray job submit -- python -m jobs.reindex production items.parquet``
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,20 +36,31 @@ from pipeline.calibration import CalibrationError
 from pipeline.config import Recipe, parse_recipe
 from pipeline.data.items import Items
 from pipeline.data.readers import read_items
+from pipeline.database import Database
+from pipeline.decisions import RecordsError
+from pipeline.distance import Vectors
 from pipeline.encoder import Encoder
 from pipeline.evaluation import REPORT, Measurement, Population, measure_at, population
 from pipeline.findings import recorded_choice
 from pipeline.index import open_index
 from pipeline.inputs import require_inputs
+from pipeline.item_log.changes import Change, LogEnd
+from pipeline.item_log.content import Embedder
+from pipeline.item_log.fold import fold
+from pipeline.item_log.folded import write_folded
+from pipeline.item_log.log import ItemLog
 from pipeline.release import ID_LENGTH, Release
+from pipeline.signing import configured_key
 from pipeline.store import Store
 
 
 def reindex(
-    alias: str, table: Path, store: str, console: Console, *, skip_bad_rows: bool = False
+    alias: str, table: Path, store: str, console: Console, *, skip_bad_rows: bool = False,
+    changes: str | None = None,
 ) -> Release:
     """Index ``table`` under the release that ``alias`` means, verify its threshold, promote.
 
+    ``changes``: URL of the records with the online changes to fold in; None: ``table`` alone.
     Raises ``CalibrationError`` where the threshold cannot be verified or does not hold.
     """
     shelf = Store(store)
@@ -55,12 +70,14 @@ def reindex(
             "one with `limen releases promote ID --alias NAME`"
         )
     shelf.require_writable(alias)
+    configured_key()
     old = shelf.open(alias)
     console.print(f"Reindexing under release {old.id12}, threshold {old.threshold:.6f}.")
     recipe = parse_recipe(dict(old.manifest.facts.recipe), f"{old.folder}: recipe")
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, items=str(table)))
+    log = None if changes is None else _read_log(changes)
     with alone(f"reindex-{alias}", console):
-        workspace, people, digest = _lay_out(old, recipe, alias, console, skip_bad_rows)
+        workspace, people, digest = _lay_out(old, recipe, alias, console, skip_bad_rows, log)
         with console.status("Measuring the threshold through the new index"):
             measured = _verified(old, recipe, people, workspace)
         write_measured(workspace, recipe, measured, None, digest, _origin(old))
@@ -68,14 +85,16 @@ def reindex(
 
 
 def _lay_out(
-    old: Release, recipe: Recipe, alias: str, console: Console, skip_bad_rows: bool
+    old: Release, recipe: Recipe, alias: str, console: Console, skip_bad_rows: bool,
+    log: _Log | None,
 ) -> tuple[Workspace, Population, str]:
     """The candidate's workspace, with gallery and index; its population; the items' digest."""
     trained = np.load(old.folder / "trained.npy", allow_pickle=False)
     aside = bad_rows_of(alias)
     source = read_items(Path(recipe.data.items), rejected=aside if skip_bad_rows else None)
     items = _counted(source, trained)
-    key = hashlib.sha256(f"{old.id} {items.digest()}".encode()).hexdigest()[:8]
+    digest = items.digest() if log is None else log.digest(items.digest())
+    key = hashlib.sha256(f"{old.id} {digest}".encode()).hexdigest()[:8]
     workspace = Workspace(ROOT / f"reindex-{key}")
     model = old.folder / "model.onnx"
     encoder = Encoder(model)
@@ -96,10 +115,57 @@ def _lay_out(
         workspace.embeddings("served"),
         console,
     )
+    if log is not None:
+        items, vectors = _folded(items, vectors, log, Embedder(
+            lambda: encoder, lambda: old.manifest.measured_with.model, encoder.dimension
+        ), console)
+        items = _counted(items, trained)
     people = population(vectors, items, recipe.report.across)
     if not workspace.candidate.exists():
         lay_out(people.gallery, model, recipe, trained, workspace.candidate)
-    return workspace, people, items.digest()
+    if log is not None:
+        write_folded(workspace.candidate, log.end)
+    return workspace, people, digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """A log as it was at one moment."""
+
+    end: LogEnd
+    changes: tuple[Change, ...]
+    """The last one of every item that was changed."""
+
+    def digest(self, table: str) -> str:
+        """Of a table, by its digest, under these changes."""
+        return hashlib.sha256(f"{table} {self.end.log} {self.end.number}".encode()).hexdigest()
+
+
+def _read_log(url: str) -> _Log:
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.exists():  # it would be made, and be empty
+        raise RecordsError(f"--changes: {path}: no such file; expected the records of the server")
+    database = Database(url)
+    log = ItemLog(database)
+    changes = tuple(log.since(0))
+    number = changes[-1].number if changes else 0
+    identity = log.end().log
+    database.close()
+    return _Log(LogEnd(identity, number), changes)
+
+
+def _folded(
+    items: Items, vectors: Vectors, log: _Log, embedder: Embedder, console: Console
+) -> tuple[Items, Vectors]:
+    with console.status(f"Folding in {len(log.changes):,} items changed online"):
+        folded = fold(items, vectors, log.changes, embedder)
+    for line in folded.set_aside:
+        console.print(f"Set aside: {line}")
+    console.print(
+        f"Up to change {log.end.number}: {len(folded.items) - folded.table:,} items put online, "
+        f"{len(items) - folded.table:,} of the table replaced or deleted."
+    )
+    return folded.items, folded.vectors
 
 
 def _counted(items: Items, trained: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Items:
@@ -161,10 +227,15 @@ def main(
     items: Annotated[Path, typer.Argument(help="The new items table.")],
     store: Annotated[str, typer.Option(help="Folder or URL of the store.")] = STORE,
     skip_bad_rows: Annotated[bool, typer.Option(help="Set bad rows aside.")] = False,
+    changes: Annotated[
+        str | None, typer.Option(help="URL of the records, to fold in the online changes.")
+    ] = None,
 ) -> None:
     """Build, verify, seal and promote a new gallery under the same encoder."""
     console = terminal()
-    release = reindex(alias, items, store, console, skip_bad_rows=skip_bad_rows)
+    release = reindex(
+        alias, items, store, console, skip_bad_rows=skip_bad_rows, changes=changes
+    )
     console.print(f"Release {release.id12} is {alias} in {store}.")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from pipeline.database_file import DatabaseFile
 from pipeline.decisions import RecordsError, RecordsUnavailableError
 
 METADATA = sa.MetaData()
@@ -66,6 +67,34 @@ OVERRIDES = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 
+ITEM_LOG = sa.Table(
+    "item_log",
+    METADATA,
+    sa.Column("identity", sa.String, primary_key=True),
+)
+"""One row: which log the changes below are of."""
+ITEM_CHANGES = sa.Table(
+    "item_changes",
+    METADATA,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True,
+              autoincrement=False),
+    sa.Column("customer", sa.String, nullable=False),
+    sa.Column("own_number", sa.BigInteger, nullable=False),
+    sa.Column("item_id", sa.String, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("kind", sa.String),
+    sa.Column("content", sa.LargeBinary),
+    sa.Column("encoder", sa.String),
+    sa.Column("label", sa.String),
+    sa.Column("metadata", sa.Text),
+    sa.Column("request_key", sa.String),
+    sa.Column("request_digest", sa.String),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.UniqueConstraint("customer", "own_number"),
+    sa.Index("item_changes_of_item", "customer", "item_id", "number"),
+    sa.Index("item_changes_of_request", "customer", "request_key"),
+)
+
 _BUSY_TIMEOUT_MS = 3_000  # longer is an outage, to be said before a client gives up
 _IN_ONE_STATEMENT = 500  # databases bound how many values a statement may carry
 _WRITES = "limen_writes"
@@ -84,8 +113,9 @@ class Database:
         Raises ``RecordsError`` for an unusable URL, ``RecordsUnavailableError`` where nothing
         answers there.
         """
+        self.file: DatabaseFile | None = None
         try:
-            self._engine = sa.create_engine(url)
+            self._engine = sa.create_engine(url, hide_parameters=True)  # errors are logged
         except (sa.exc.ArgumentError, ImportError) as error:
             raise RecordsError(
                 f"records: {error}; expected a URL such as sqlite:///PATH or postgresql://..."
@@ -94,10 +124,10 @@ class Database:
             _require_folder(self._engine.url.database)
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
-            _watch_file(self._engine)
+            self.file = DatabaseFile.behind(self._engine)
         # SQLite's transactions see one moment by themselves.
-        level = {} if self._engine.dialect.name == "sqlite" else _ONE_MOMENT
-        self._reader = self._engine.execution_options(**level)
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        self._reader = self._engine.execution_options(**({} if self.is_sqlite else _ONE_MOMENT))
         with self.write() as connection:
             METADATA.create_all(connection)
 
@@ -113,6 +143,23 @@ class Database:
         engine = self._engine.execution_options(**{_WRITES: True})
         with _clear_errors(), engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def glance(self) -> Iterator[sa.Connection]:
+        """A connection that only reads, every statement by itself."""
+        level = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        engine = self._engine.execution_options(**level)
+        with _clear_errors(), engine.connect() as connection:
+            yield connection
+
+    def driver_connection(self) -> sqlite3.Connection:
+        """A connection of SQLite's own driver, for whoever closes it."""
+        with _clear_errors():
+            pooled = self._engine.raw_connection()
+        held = pooled.driver_connection
+        assert isinstance(held, sqlite3.Connection)
+        pooled.detach()
+        return held
 
     def close(self) -> None:
         """Close every connection."""
@@ -165,45 +212,6 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "foreign_keys = ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _watch_file(engine: sa.Engine) -> None:
-    """Refuse a database file that is gone, and connect anew to one that was put in its place.
-
-    SQLite goes on writing to a deleted file: what was acknowledged then would be lost.
-    """
-    named = engine.url.database
-    if not named or named == ":memory:" or named.startswith("file:"):
-        return
-    path = Path(named)
-
-    def opened(_connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
-        record.info["file"] = _identity(path)
-        if not sa.event.contains(engine, "do_connect", before):
-            sa.event.listen(engine, "do_connect", before)  # from now on it has to be there
-
-    def before(*_: object) -> None:
-        if _identity(path) is None:
-            raise RecordsUnavailableError(
-                f"records: {path} is gone; put it back, or start again to begin a new one"
-            )
-
-    def taken(_connection: object, record: sa.pool.ConnectionPoolEntry, _proxy: object) -> None:
-        before()
-        if record.info["file"] != _identity(path):
-            raise sa.exc.DisconnectionError
-
-    sa.event.listen(engine, "connect", opened)
-    sa.event.listen(engine, "checkout", taken)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file this is, whatever its name; None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

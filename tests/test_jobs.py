@@ -17,10 +17,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from pipeline import distance
 from pipeline.calibration import curve_thresholds
+from pipeline.database import Database
 from pipeline.encoder import Encoder
 from pipeline.gallery import open_gallery
+from pipeline.item_log.changes import Content, LogEnd, NewItem
+from pipeline.item_log.folded import read_folded
+from pipeline.item_log.log import ItemLog
 from pipeline.opis import opis_of
 from pipeline.store import Store
+from serving.counters import Counters
+from serving.live_items import LiveItems
+from serving.retriever import Retriever
 from tests.tiny_run import write_items, write_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -168,6 +175,53 @@ def test_reindexing_keeps_encoder_and_threshold_and_promotes(world, tmp_path):
     assert new.manifest.facts.guarantee.endswith(old.manifest.facts.guarantee)
     assert limen(tmp_path, "releases", "rollback").returncode == 0
     assert Store(str(tmp_path / "store")).open("production").id == old.id
+
+
+def test_reindexing_folds_the_online_changes_in_and_says_how_far(world, refused, tmp_path):
+    folder, _ = world
+    shutil.copytree(folder / "store", tmp_path / "store")
+    table = pq.read_table(folder / "items.parquet")
+    pq.write_table(table, tmp_path / "items.parquet")
+    rows = [row for row in table.to_pylist() if row["customer"]]
+    deleted, replaced, model = rows[0], rows[1], rows[2]
+    log = ItemLog(Database(f"sqlite:///{tmp_path / 'records.db'}"))
+    vector = Content(kind="vector", data=np.asarray(model["vector"], "<f4").tobytes())
+    for row in (deleted, replaced):
+        log.delete(row["customer"], row["item_id"], 0.0, in_gallery=True)
+    log.put(replaced["customer"], [
+        NewItem(item_id=replaced["item_id"], content=vector),
+        NewItem(item_id="online", content=vector, label="seen online", metadata={"n": 7}),
+        NewItem(item_id="odd", content=Content(kind="text", data=b"a cat")),
+    ], 0.0)
+    done = limen(tmp_path, "reindex", "production", "items.parquet",
+                 "--changes", f"sqlite:///{tmp_path / 'records.db'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Set aside: item 'odd'" in done.stdout
+    assert "Up to change 5: 2 items put online, 2 of the table replaced or deleted." in done.stdout
+    release = Store(str(tmp_path / "store")).open("production")
+    assert read_folded(release.folder) == LogEnd(log.end().log, 5)
+    retriever = Retriever(release)
+    gallery = retriever.gallery
+    named = {(owner, name): row for row, (owner, name) in
+             enumerate(zip(gallery.customer, gallery.item_id, strict=True))}
+    assert (deleted["customer"], deleted["item_id"]) not in named
+    assert (replaced["customer"], "odd") not in named
+    online = named[replaced["customer"], "online"]
+    other = named[model["customer"], model["item_id"]]
+    for row in (online, named[replaced["customer"], replaced["item_id"]]):
+        assert_array_equal(gallery.vectors[row], gallery.vectors[other])
+    assert (gallery.label[online], gallery.split[online]) == ("seen online", "report")
+    # Its metadata comes back as it was put, and gives no column to the others.
+    assert retriever.metadata(online) == {"n": 7}
+    assert "n" not in retriever.metadata(other)
+    # Served over the same log, only what came later lies over the gallery.
+    live = LiveItems(log, retriever, Counters())
+    assert live.latest(replaced["customer"]).is_empty
+    log.put(replaced["customer"], [NewItem(item_id="later", content=vector)], 0.0)
+    assert live.latest(replaced["customer"]).places.size == 1
+    line = refused(tmp_path, "reindex", "production", "items.parquet",
+                   "--changes", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert "typo.db: no such file; expected the records of the server" in line
 
 
 def test_a_threshold_that_no_longer_holds_is_not_carried_over(world, refused, tmp_path):

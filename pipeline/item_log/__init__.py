@@ -1,0 +1,1 @@
+"""Online changes of items: logged durably, laid over a gallery, folded into the next one."""
