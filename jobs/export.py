@@ -18,6 +18,7 @@ from jobs.command import script
 from jobs.prepare import inputs_of
 from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
+from pipeline.batching import LARGEST, Batching, probe
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe
 from pipeline.data.items import Items, load_items
@@ -25,7 +26,7 @@ from pipeline.distance import Vectors
 from pipeline.durable import partial_of
 from pipeline.encoder import Encoder
 from pipeline.evaluation import CALIBRATE, chosen, population
-from pipeline.export import Parity, check_parity, export_onnx
+from pipeline.export import Parity, add_facts, check_parity, export_onnx
 from pipeline.models.registry import EmbeddingModel, load_model
 from pipeline.training.features import through
 
@@ -57,8 +58,10 @@ def export(recipe: Recipe, workspace: Workspace, tag: str, console: Console) -> 
             low=choice[0],
             high=choice[1],
         )
+        found = probe(Encoder(partial), _spread(inputs, rows, LARGEST))  # one thread, as in service
+        add_facts(partial, found.facts())
         partial.replace(path)
-    console.print(f"Exported the {tag} model: {_sentence(parity)}.")
+    console.print(f"Exported the {tag} model: {_sentence(parity)}; {_batches(found)}.")
     return path
 
 
@@ -94,8 +97,23 @@ def _trained(workspace: Workspace, tag: str) -> EmbeddingModel:
 
 
 def _compared(inputs: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.generic]:
-    spread = np.linspace(0, rows.size - 1, min(rows.size, _COMPARED)).astype(np.int64)
-    return np.asarray(inputs[rows[spread]])
+    return _spread(inputs, rows, min(rows.size, _COMPARED))
+
+
+def _spread(
+    inputs: NDArray[np.generic], rows: NDArray[np.int64], number: int
+) -> NDArray[np.generic]:
+    """``number`` inputs from all over ``rows``, some of them twice where there are fewer."""
+    places = np.linspace(0, rows.size - 1, number).astype(np.int64)
+    return np.asarray(inputs[rows[places]])
+
+
+def _batches(found: Batching) -> str:
+    if found.band == 0.0:
+        return "rows have equal bits in every batch"
+    if found.at_once > 1:
+        return f"rows have equal bits in batches of {found.at_least} and more"
+    return "rows have other bits in other batches: queries will be embedded one by one"
 
 
 def _sentence(parity: Parity) -> str:

@@ -17,6 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
+from pipeline import batching
+from pipeline.batching import Batching
 from pipeline.decoding import FITS, Pixels
 from pipeline.decoding import ImageError as ImageError
 from pipeline.decoding import decode_image as decode_image
@@ -38,6 +40,16 @@ class EncoderError(ValueError):
     """A model that is not an encoder of this project, or input that it cannot take."""
 
 
+class NoDirectionError(EncoderError):
+    """An item whose embedding has no direction, such as one that the model sees nothing in."""
+
+    def __init__(self, place: int, length: float) -> None:
+        """``place``: its row in the batch; ``length`` of its embedding."""
+        self.place = place
+        self.reason = f"embedding of length {length:.3g}; expected a unit vector"
+        super().__init__(f"row {place}: {self.reason}")
+
+
 class Encoder:
     """An exported model, ready to embed. Not shared between processes; open one in each."""
 
@@ -53,6 +65,8 @@ class Encoder:
     """Coordinates of an input vector; None for other kinds."""
     tokens: int | None
     """Token ids of a text; None for other kinds."""
+    batching: Batching
+    """What the release's build found out about its batches."""
     preparation: Hashable
     """How ``decode`` and ``tokenise`` do it: encoders with equal ones take equal inputs."""
 
@@ -94,6 +108,7 @@ class Encoder:
             self.input_dimension = int(facts["input_dimension"]) if self.kind == "vector" else None
             self.tokens = int(facts["tokens"]) if self.kind == "text" else None
             self._vocabulary = int(facts["vocabulary"]) if self.kind == "text" else 0
+            self.batching = batching.read(facts)
             self.preparation = (self.image_size, self.fit, facts.get("tokenizer"))
         except (KeyError, ValueError) as error:
             raise EncoderError(f"{path}: no usable metadata ({error}); expected a Limen export"
@@ -129,25 +144,61 @@ class Encoder:
             raise EncoderError(f"this release embeds {self.kind}s; it takes no text")
         return Tokeniser(self._facts["tokenizer"], str(self._path))
 
-    def embed(self, batch: NDArray[np.generic]) -> Vectors:
+    def embed(
+        self, batch: NDArray[np.generic], *, at_once: int = _BATCH, at_least: int = 1
+    ) -> Vectors:
         """(n, d) float32 unit rows of what this encoder takes.
 
         That is (n, S, S, 3) uint8 pixels, (n, d_in) float32 vectors or (n, tokens) int64 token
         ids. Any n, 0 included. Raises ``EncoderError`` for another shape or type, for numbers that
-        are not finite, and where an embedding has no direction.
+        are not finite, and where an embedding has no direction. The model runs on ``at_once``
+        rows at most and on ``at_least`` so many: copies of its last row fill up a shorter part.
         """
         self._check(batch)
         rows = np.empty((len(batch), self.dimension), np.float32)
-        for start in range(0, len(batch), _BATCH):
-            part = np.ascontiguousarray(batch[start : start + _BATCH])
-            rows[start : start + _BATCH] = self._session.run(None, {"x": part})[0]
+        for start in range(0, len(batch), at_once):
+            part = np.asarray(batch[start : start + at_once])
+            copies = np.repeat(part[-1:], max(0, at_least - len(part)), axis=0)
+            run = self._session.run(None, {"x": np.concatenate([part, copies])})[0]
+            rows[start : start + at_once] = run[: len(part)]
         lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
         bad = np.flatnonzero(~(np.abs(lengths - 1.0) < 1e-3))
         if bad.size:
-            raise EncoderError(
-                f"row {bad[0]}: embedding of length {lengths[bad[0]]:.3g}; expected a unit vector"
-            )
+            raise NoDirectionError(int(bad[0]), float(lengths[bad[0]]))
         return rows
+
+    def embed_steadily(self, batch: NDArray[np.generic]) -> Vectors:
+        """As ``embed``; no bit of a row depends on what is embedded beside it."""
+        how = self.steady
+        return self.embed(batch, at_once=how.at_once, at_least=how.at_least)
+
+    @cached_property
+    def steady(self) -> Batching:
+        """How ``embed_steadily`` does it: as the build found it right, and this processor too.
+
+        Another processor may sum in another order, so the first use tries it, in as many runs as
+        it takes to see that; a model whose build says nothing embeds every row alone.
+        """
+        if self.batching.at_once == 1:
+            return self.batching
+        inputs = self._any_inputs(batching.LARGEST)
+        return self.batching.joined(batching.probe(self, inputs, (2, 7, batching.LARGEST)))
+
+    def warm_up(self) -> None:
+        """Do what the first item would wait for; raises ``TokeniserError`` as ``tokenise`` does."""
+        if self.tokens is not None:
+            self.tokeniser.ids(())
+        self.embed_steadily(self._any_inputs(1))
+
+    def _any_inputs(self, number: int) -> NDArray[np.generic]:
+        """(number, ...) inputs without meaning: which sums are taken in which order shows."""
+        rng = np.random.default_rng(0)
+        if self.image_size is not None:
+            side = self.image_size
+            return rng.integers(0, 256, (number, side, side, 3), dtype=np.uint8)
+        if self.tokens is not None:
+            return rng.integers(0, self._vocabulary, (number, self.tokens), dtype=np.int64)
+        return rng.standard_normal((number, self.input_dimension or 0)).astype(np.float32)
 
     def _check(self, batch: NDArray[np.generic]) -> None:
         shape: tuple[int, ...]

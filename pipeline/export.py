@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,14 @@ def export_onnx(model: EmbeddingModel, path: Path) -> None:
     proto = _anonymous(program.model_proto)
     onnx.helper.set_model_props(proto, _facts(model))
     onnx.checker.check_model(proto)
+    write_durably(path, proto.SerializeToString(deterministic=True))
+
+
+def add_facts(path: Path, facts: Mapping[str, str]) -> None:
+    """Write what was found out about the exported model into its metadata, whole or not at all."""
+    proto = onnx.load(str(path))
+    known = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, known | dict(facts))
     write_durably(path, proto.SerializeToString(deterministic=True))
 
 
