@@ -1,80 +1,95 @@
-"""Who may ask: bearer keys, each of one customer, with scopes.
+"""Who may ask: bearer keys, each of one customer, with scopes and perhaps an end.
 
 A key reads ``lim_<id>_<secret>``: the id finds the entry, the secret is 32 random bytes of which
 the file keeps only the sha256 of the whole key. So a stolen file opens nothing, and a key that is
-lost cannot be shown again. The file is read anew when it changes; no restart is needed to add a
-key or to take one away.
+lost cannot be shown again. The file is read anew when it changes; no restart is needed to add,
+rotate or remove a key or to change a limit. Each such change is in the trail before it counts.
 """
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
 import hashlib
 import hmac
-import json
 import logging
-import os
-import re
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-SCOPES = ("query", "verdict", "observe", "items", "admin", "threshold:override")
+from pipeline.trail import Trail
+from serving.key_file import (
+    SCOPES,
+    Key,
+    KeyFile,
+    KeysError,
+    Limit,
+    exclusive,
+    read_key_file,
+    write_key_file,
+)
 
 _PREFIX = "lim"
 _NO_SUCH_SHA256 = "0" * 64
 _log = logging.getLogger("limen.access")
 
 
-class KeysError(ValueError):
-    """A keys file, customer or scope that cannot be used; one line with the remedy."""
+class KeyExpiredError(KeysError):
+    """A key that was right, and is past its end."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Key:
-    """One entry of the keys file."""
-
-    id: str
-    """Public part of the key; names it in logs and in ``limen keys``."""
-    customer: str
-    """The customer whose items a request with this key sees."""
-    scopes: tuple[str, ...]
-    """What it may do: some of ``SCOPES``."""
-    sha256: str
-    """Hexadecimal sha256 of the whole key."""
+    def __init__(self, key: Key) -> None:
+        """``key``: its entry; the message names its id and its end."""
+        super().__init__(f"key {key.id} expired at {moment(key.expires_at)}; use a newer one")
+        self.key = key
 
 
 class KeyRing:
-    """The keys of one file, read again whenever the file changes."""
+    """The keys and limits of one file, read again whenever the file changes."""
 
-    def __init__(self, path: Path) -> None:
-        """Read ``path``; a missing file is an empty ring. ``KeysError`` where it is not valid."""
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Read ``path``; a missing file is an empty ring. ``KeysError`` where it is not valid.
+
+        ``clock``: seconds since the epoch.
+        """
         self._path = path
+        self._clock = clock
         self._lock = threading.Lock()
         self._stamp: tuple[int, ...] | None = None
+        self._file = KeyFile()
         self._keys: dict[str, Key] = {}
         self._refresh()
 
     def __len__(self) -> int:
         """Keys that are valid now."""
-        return len(self._keys)
+        return sum(not key.is_expired(self._clock()) for key in self._keys.values())
 
     def find(self, token: str) -> Key | None:
-        """The entry of a presented key, or None; compared in constant time."""
+        """The entry of a presented key, or None; compared in constant time.
+
+        ``KeyExpiredError`` for a key that was right and is past its end.
+        """
         self._refresh_or_keep()
         parts = token.split("_", 2)
         key = self._keys.get(parts[1]) if len(parts) == 3 and parts[0] == _PREFIX else None
         expected = key.sha256 if key else _NO_SUCH_SHA256
-        return key if hmac.compare_digest(_digest(token), expected) else None
+        if not hmac.compare_digest(_digest(token), expected) or key is None:
+            return None
+        if key.is_expired(self._clock()):
+            raise KeyExpiredError(key)
+        return key
+
+    def limit_of(self, customer: str) -> Limit | None:
+        """How much the customer may ask, as the file said at the last ``find``."""
+        return self._file.limits.get(customer, self._file.default)
 
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
         if stamp != self._stamp:
             with self._lock:
-                self._keys = {key.id: key for key in read_keys(self._path)}
+                self._file = read_key_file(self._path)
+                self._keys = {key.id: key for key in self._file.keys}
                 self._stamp = stamp
 
     def _refresh_or_keep(self) -> None:
@@ -86,67 +101,126 @@ class KeyRing:
             _log.warning("keys unchanged since the file cannot be read: %s", error)
 
 
-def add_key(path: Path, customer: str, scopes: Sequence[str]) -> str:
+def trail_beside(path: Path) -> Path:
+    """Where changes of the keys file ``path`` are told unless another trail is named."""
+    return path.with_name("trail.jsonl")
+
+
+def add_key(
+    path: Path, customer: str, scopes: Sequence[str], *, expires_at: float | None = None,
+    trail: Trail | None = None,
+) -> str:
     """Add a key to the file and return it; it can never be shown again.
 
-    Safe beside other writers; the file is replaced whole and readable by its owner only.
+    ``expires_at``: seconds since the epoch. Safe beside other writers; the file is replaced
+    whole and readable by its owner only. ``TrailError`` where the change cannot be told.
     """
-    if not customer.strip() or not customer.isprintable():
-        raise KeysError(f"customer {customer!r}: expected a printable, non-empty name")
+    _require_name(customer)
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         what = f"unknown scope {unknown[0]!r}" if unknown else "no scope given"
         raise KeysError(f"{what}; known scopes: {', '.join(SCOPES)}")
-    with _exclusive(path):
-        keys = read_keys(path)
-        name = secrets.token_hex(4)
-        while any(key.id == name for key in keys):
-            name = secrets.token_hex(4)
-        token = f"{_PREFIX}_{name}_{secrets.token_urlsafe(32)}"
+    with exclusive(path):
+        file = read_key_file(path)
         ordered = tuple(scope for scope in SCOPES if scope in scopes)
-        entry = Key(id=name, customer=customer, scopes=ordered, sha256=_digest(token))
-        _write(path, [*keys, entry])
+        token, key = _new_key(file, customer, ordered, expires_at)
+        _tell(path, trail, "key_added", key)
+        write_key_file(path, dataclasses.replace(file, keys=(*file.keys, key)))
     return token
 
 
-def remove_key(path: Path, key_id: str) -> Key:
+def remove_key(path: Path, key_id: str, *, trail: Trail | None = None) -> Key:
     """Take the key with this id away; running servers refuse it from their next request on."""
-    with _exclusive(path):
-        keys = read_keys(path)
-        gone = [key for key in keys if key.id == key_id]
-        if not gone:
-            known = ", ".join(key.id for key in keys) or "none"
-            raise KeysError(f"{path}: no key with id {key_id!r}; ids there: {known}")
-        _write(path, [key for key in keys if key.id != key_id])
-    return gone[0]
+    with exclusive(path):
+        file = read_key_file(path)
+        gone = _named(path, file, key_id)
+        _tell(path, trail, "key_removed", gone)
+        left = tuple(key for key in file.keys if key.id != key_id)
+        write_key_file(path, dataclasses.replace(file, keys=left))
+    return gone
 
 
-def read_keys(path: Path) -> list[Key]:
-    """The entries of a keys file, in order; none where there is no file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise KeysError(f"{path}: not a readable keys file: {error}") from None
-    try:
-        return [_key(entry) for entry in content["keys"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise KeysError(
-            f"{path}: not a keys file ({error!r}); expected what `limen keys add` writes"
-        ) from None
+def rotate_key(
+    path: Path, key_id: str, overlap: float, *, expires_at: float | None = None,
+    now: float | None = None, trail: Trail | None = None,
+) -> str:
+    """A new key like the one with this id, which itself ends ``overlap`` seconds from ``now``.
+
+    The new one ends at ``expires_at``, or without that when the old one would have.
+    """
+    now = time.time() if now is None else now
+    with exclusive(path):
+        file = read_key_file(path)
+        old = _named(path, file, key_id)
+        if old.is_expired(now) and expires_at is None:
+            raise KeysError(f"key {key_id} expired at {moment(old.expires_at)}; "
+                            "say when the new one shall expire")
+        new_end = old.expires_at if expires_at is None else expires_at
+        token, new = _new_key(file, old.customer, old.scopes, new_end)
+        end = now + overlap if old.expires_at is None else min(now + overlap, old.expires_at)
+        ending = dataclasses.replace(old, expires_at=end)
+        _tell(path, trail, "key_rotated", new, replaces=key_id, replaced_expires_at=moment(end))
+        kept = tuple(ending if key.id == key_id else key for key in file.keys)
+        write_key_file(path, dataclasses.replace(file, keys=(*kept, new)))
+    return token
 
 
-def _key(entry: dict[str, object]) -> Key:
-    """One entry, written by hand perhaps: taken as it is meant, or not at all."""
-    name, customer, scopes, sha256 = (entry[n] for n in ("id", "customer", "scopes", "sha256"))
-    if not (isinstance(name, str) and isinstance(customer, str) and customer):
-        raise ValueError(f"id {name!r}, customer {customer!r}: expected two texts")
-    if not isinstance(scopes, list) or not set(scopes) <= set(SCOPES):
-        raise ValueError(f"scopes {scopes!r}: expected a list of {', '.join(SCOPES)}")
-    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise ValueError(f"sha256 of key {name!r}: expected 64 hexadecimal digits")
-    return Key(id=name, customer=customer, scopes=tuple(scopes), sha256=sha256)
+def set_limit(
+    path: Path, customer: str | None, limit: Limit | None, *, trail: Trail | None = None
+) -> None:
+    """Let ``limit`` (None: no limit) be the customer's, or (None) that of all without their own."""
+    if customer is not None:
+        _require_name(customer)
+    with exclusive(path):
+        file = read_key_file(path)
+        facts = {} if limit is None else dataclasses.asdict(limit)
+        (trail or Trail(trail_beside(path))).write("limit_set", customer=customer, **facts)
+        if customer is None:
+            file = dataclasses.replace(file, default=limit)
+        else:
+            others = {who: kept for who, kept in file.limits.items() if who != customer}
+            own = {} if limit is None else {customer: limit}
+            file = dataclasses.replace(file, limits=others | own)
+        write_key_file(path, file)
+
+
+def moment(at: float | None) -> str:
+    """Seconds since the epoch as people read them, in UTC; ``never`` for None."""
+    return "never" if at is None else datetime.fromtimestamp(at, UTC).strftime("%F %T UTC")
+
+
+def _require_name(customer: str) -> None:
+    if not customer.strip() or not customer.isprintable():
+        raise KeysError(f"customer {customer!r}: expected a printable, non-empty name")
+
+
+def _new_key(
+    file: KeyFile, customer: str, scopes: tuple[str, ...], expires_at: float | None
+) -> tuple[str, Key]:
+    """The key that is handed out, once, and its entry."""
+    taken = {key.id for key in file.keys}
+    name = secrets.token_hex(4)
+    while name in taken:
+        name = secrets.token_hex(4)
+    token = f"{_PREFIX}_{name}_{secrets.token_urlsafe(32)}"
+    return token, Key(id=name, customer=customer, scopes=scopes, sha256=_digest(token),
+                      expires_at=expires_at)
+
+
+def _named(path: Path, file: KeyFile, key_id: str) -> Key:
+    for key in file.keys:
+        if key.id == key_id:
+            return key
+    known = ", ".join(key.id for key in file.keys) or "none"
+    raise KeysError(f"{path}: no key with id {key_id!r}; ids there: {known}")
+
+
+def _tell(path: Path, trail: Trail | None, event: str, key: Key, **facts: str) -> None:
+    """Before the change, not after: one that the trail does not know must not exist."""
+    (trail or Trail(trail_beside(path))).write(
+        event, key_id=key.id, customer=key.customer, scopes=" ".join(key.scopes),
+        expires_at=moment(key.expires_at), **facts,
+    )
 
 
 def _digest(token: str) -> str:
@@ -160,24 +234,3 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Keep other writers out; the lock is a file of its own, as ``path`` itself is replaced."""
-    if not path.parent.is_dir():
-        raise KeysError(f"{path}: no folder {path.parent}; create it first")
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _write(path: Path, keys: Sequence[Key]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    content = json.dumps({"schema": 1, "keys": [asdict(key) for key in keys]}, indent=1)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

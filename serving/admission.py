@@ -9,25 +9,33 @@ from __future__ import annotations
 import math
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from serving.access import Key, KeyRing
+from serving.access import KeyExpiredError, KeyRing
+from serving.key_file import Key
 from serving.responses import RefusedError
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _OWN_CONSISTENCY = re.compile(r"/v1/customers/([^/]+)/consistency")
+ITEMS = "/v1/items"
+_ITEM = re.compile(rf"{ITEMS}/[^/]+")
 
 OPEN = "open"
 ANY_KEY = "any key"
 ROUTES = {
     ("POST", "/v1/query"): ("query", "query"),
+    ("PUT", ITEMS): ("put_items", "items"),
+    ("DELETE", f"{ITEMS}/{{item_id}}"): ("delete_item", "items"),
     ("GET", "/v1/reviews"): ("reviews", "verdict"),
     ("POST", "/v1/verdicts"): ("verdicts", "verdict"),
     ("GET", "/v1/release"): ("release", ANY_KEY),
     ("GET", "/v1/release/report"): ("report", "observe"),
     ("GET", "/v1/consistency"): ("consistency", "observe"),
     ("GET", "/metrics"): ("metrics", "observe"),
+    ("POST", "/v1/admin/promote"): ("promote", "admin"),
+    ("POST", "/v1/admin/rollback"): ("rollback", "admin"),
     ("GET", "/livez"): ("livez", OPEN),
     ("GET", "/readyz"): ("readyz", OPEN),
     ("GET", "/openapi.json"): ("openapi", OPEN),
@@ -48,6 +56,12 @@ class Head:
     """What follows the ``?``."""
     authorization: str = ""
     """The header of this name."""
+    timeout_ms: str = ""
+    """The header ``X-Limen-Timeout-Ms``: how long the client waits."""
+    content_length: int = 0
+    """Bytes of the body as announced; 0 where they are not."""
+    idempotency_key: str = ""
+    """The header of this name: the client's name for a request that it may send again."""
     request_id: str
 
 
@@ -63,11 +77,18 @@ class Call:
     """The customer in the path, which is the key's own."""
     deadline: float = math.inf
     """On the monotonic clock: nobody waits for the answer any more."""
+    spend: Callable[[int], None] = lambda queries: None
+    """To be told how many queries the body has; ``RefusedError`` 429 if they are too many."""
 
 
 def request_id(sent: str | None) -> str:
     """The id that a client sent if it is short and printable, else a new one."""
     return sent if sent and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def announced_length(sent: str | None) -> int:
+    """Bytes of the body by its header ``Content-Length``; 0 where that says nothing."""
+    return int(sent) if sent and re.fullmatch(r"[0-9]{1,18}", sent) else 0
 
 
 class Admission:
@@ -87,17 +108,25 @@ class Admission:
         if scope == OPEN:
             return Call(operation=operation, head=head, key=None)
         key = self._key(head.authorization)
-        if own:
-            if unquote(own[1]) != key.customer:
+        try:
+            if own and unquote(own[1]) != key.customer:
                 raise RefusedError(404, "not_found", "no such customer for this key")
-            return Call(operation=operation, head=head, key=key, subject=key.customer)
-        if scope != ANY_KEY:
-            require_scope(key, scope)
-        return Call(operation=operation, head=head, key=key)
+            if scope != ANY_KEY:
+                require_scope(key, scope)
+        except RefusedError as refusal:
+            refusal.key = key
+            raise
+        return Call(operation=operation, head=head, key=key,
+                    subject=key.customer if own else None)
 
     def _key(self, authorization: str) -> Key:
         scheme, _, token = authorization.partition(" ")
-        key = self._keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        try:
+            key = self._keys.find(token.strip()) if scheme.lower() == "bearer" else None
+        except KeyExpiredError as error:
+            refusal = RefusedError(401, "key_expired", str(error))
+            refusal.key = error.key
+            raise refusal from None
         if key is None:
             what = "unknown key" if authorization else "no key"
             raise RefusedError(401, "unauthenticated", f"{what}; send Authorization: Bearer KEY")
@@ -105,6 +134,8 @@ class Admission:
 
 
 def _route(method: str, path: str, known: bool) -> tuple[str, str]:
+    if _ITEM.fullmatch(path):
+        path = f"{ITEMS}/{{item_id}}"
     if (method, path) in ROUTES:
         return ROUTES[method, path]
     allowed = [m for m, p in ROUTES if p == path] or (["GET"] if known else [])

@@ -19,34 +19,48 @@ from pipeline.decisions import (
     Verdict,
 )
 from pipeline.records import Records
-from pipeline.release import Release
-from serving.access import Key, KeyRing
+from pipeline.trail import Trail
+from serving.access import KeyRing
 from serving.admission import Admission, Call, Head, require_scope
-from serving.answering import Answering
+from serving.changing import delete_item, put_items
+from serving.counters import Counter, Counters
 from serving.docs_page import docs_page
+from serving.engines import Engines
+from serving.key_file import Key
 from serving.openapi import openapi_document
 from serving.parsing import parse
 from serving.responses import HTML, RefusedError, Response, json_response
 from serving.schema import MAX_BUDGET, QueryRequest, VerdictsRequest
+from serving.shadow import Shadow
+
+QUERIES = Counter("limen_queries", "Queries answered.", ("customer",))
 
 
 class Api:
-    """The operations over one release, its records and the keys of its customers."""
+    """The operations over the release that is served, the records and the customers' keys."""
 
     def __init__(
-        self, release: Release, answering: Answering, records: Records, keys: KeyRing,
+        self, engines: Engines, records: Records, keys: KeyRing, trail: Trail, *,
+        counters: Counters, shadow: Shadow | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``release`` is what ``answering`` serves; ``clock`` gives seconds since the epoch."""
-        self._release = release
-        self._answering = answering
+        """Each request takes one of ``engines``; ``clock`` gives seconds since the epoch.
+
+        What has to be audited is in ``trail`` before it is answered. ``shadow`` is offered what
+        was answered.
+        """
+        self._counters = counters
+        self._shadow = shadow
+        self._engines = engines
         self._records = records
+        self._trail = trail
         self._admission = Admission(keys)
         self._clock = clock
         document = openapi_document()
         self._openapi = json_response(document)
         self._docs = Response(200, docs_page(document).encode(), HTML)
         self._operations: dict[str, Callable[[Call, bytes], Response]] = {
+            "put_items": self._put_items, "delete_item": self._delete_item,
             "query": self._query, "reviews": self._reviews, "verdicts": self._verdicts,
             "release": self._describe, "report": self._report, "readyz": self._readyz,
             "livez": lambda call, body: json_response({"status": "alive"}),
@@ -71,19 +85,38 @@ class Api:
         key = _key_of(call)
         if request.threshold is not None:
             require_scope(key, "threshold:override")
-        answer = self._answering.answer(request, key, call.head.request_id, call.deadline)
+        call.spend(len(request.queries))
+        engine = self._engines.current()
+        if request.threshold is not None:
+            self._trail.write(
+                "override", request_id=call.head.request_id, key_id=key.id, customer=key.customer,
+                release=engine.release.id12, threshold=request.threshold,
+            )
+        answer = engine.answering.answer(request, key, call.head.request_id, call.deadline)
+        self._counters.add(QUERIES, key.customer, by=len(request.queries))
+        if self._shadow is not None:
+            self._shadow.offer(engine, key.customer, request)
         return json_response(answer)
+
+    def _put_items(self, call: Call, body: bytes) -> Response:
+        live = self._engines.current().live
+        return put_items(live, _key_of(call).customer, call, body, self._clock())
+
+    def _delete_item(self, call: Call, body: bytes) -> Response:
+        live = self._engines.current().live
+        return delete_item(live, _key_of(call).customer, call, self._clock())
 
     def _reviews(self, call: Call, body: bytes) -> Response:
         budget = _budget(call.head.query)
-        reviews = self._records.reviews(budget, _key_of(call).customer, self._release.id12)
+        release = self._engines.current().release.id12
+        reviews = self._records.reviews(budget, _key_of(call).customer, release)
         entries = [
             {"draw_id": r.draw_id, "query_id": r.query_id, "item_id": r.item_id,
              "distance": r.distance}
             for r in reviews
         ]
         return json_response({
-            "reviews": entries, "release": self._release.id12, "request_id": call.head.request_id,
+            "reviews": entries, "release": release, "request_id": call.head.request_id,
         })
 
     def _verdicts(self, call: Call, body: bytes) -> Response:
@@ -107,11 +140,12 @@ class Api:
         return json_response(answer, 202)
 
     def _describe(self, call: Call, body: bytes) -> Response:
-        facts = self._release.manifest.facts
+        engine = self._engines.current()
+        facts = engine.release.manifest.facts
         return json_response({
-            "release": self._release.id12,
+            "release": engine.release.id12,
             "dimension": facts.dimension,
-            "kind": self._answering.kind,
+            "kind": engine.kind,
             "threshold": {"value": float(facts.threshold), "source": "calibrated",
                           "rule": "distance <= threshold"},
             "calibration": {"rule": facts.rule, "range": list(facts.calibration_range),
@@ -120,15 +154,16 @@ class Api:
         })
 
     def _report(self, call: Call, body: bytes) -> Response:
-        path: Path = self._release.folder / "report.html"
+        path: Path = self._engines.current().release.folder / "report.html"
         return Response(200, path.read_bytes(), HTML)
 
     def _readyz(self, call: Call, body: bytes) -> Response:
-        if not self._answering.is_ready():
+        engine = self._engines.current()
+        if not engine.answering.is_ready():
             raise RefusedError(
                 503, "not_ready", "the release does not find its own item", retry_after=5
             )
-        return json_response({"status": "ready", "release": self._release.id12})
+        return json_response({"status": "ready", "release": engine.release.id12})
 
 
 def _key_of(call: Call) -> Key:

@@ -10,6 +10,7 @@ Cluster:     a RayService with ``import_path: serving.app:build`` and ``Settings
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -17,19 +18,34 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
 from pipeline.strict import parse
-from serving.admission import Head, request_id
-from serving.assembly import Settings, front_of, gauges_of, pinned
+from serving.admission import Head, announced_length, request_id
+from serving.assembly import gauges_of, replica_of
 from serving.parsing import too_large
+from serving.replicas import Report, Standing
 from serving.responses import REQUEST_ID, RefusedError, Response
+from serving.rpc.limen_pb2 import (
+    HealthAnswer,
+    HealthRequest,
+    QueryAnswer,
+    QueryRequest,
+    VerdictAnswer,
+    VerdictRequest,
+)
+from serving.rpc.methods import SERVICER_FUNCTIONS, Rpc
 from serving.schema import MAX_BODY_BYTES
+from serving.settings import Settings, pinned
 
 APPLICATION = "limen"
 _ONGOING = 128  # above the places of a Front: its refusals say why, Ray's do not
+_AWAY = (RayError, RayServeException)
 _LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 
 
@@ -49,6 +65,21 @@ class MonitorLink:
         """Drift as JSON, of one customer or (None) of all."""
         body: bytes = await self._handle.consistency.remote(customer)
         return body
+
+    async def report(self, report: Report) -> None:
+        """Tell it what a replica is and counted; ``ConnectionError`` where it is away."""
+        try:
+            await self._handle.report.remote(report)
+        except _AWAY as error:
+            raise ConnectionError(str(error)) from None
+
+    async def replicas(self) -> tuple[Standing, ...]:
+        """The replicas that reported of late; ``ConnectionError`` where it is away."""
+        try:
+            standings: tuple[Standing, ...] = await self._handle.replicas.remote()
+        except _AWAY as error:
+            raise ConnectionError(str(error)) from None
+        return standings
 
 
 @serve.deployment(
@@ -70,6 +101,14 @@ class MonitorServer:
         """Drift as JSON, of one customer or (None) of all."""
         return self._gauges.consistency(customer)
 
+    def report(self, report: Report) -> None:
+        """What a replica is and counted."""
+        self._gauges.replicas.report(report)
+
+    def replicas(self) -> tuple[Standing, ...]:
+        """The replicas that reported of late."""
+        return self._gauges.replicas.live()
+
 
 @serve.deployment(
     max_ongoing_requests=_ONGOING, logging_config=_LOGGING,
@@ -80,7 +119,12 @@ class Server:
 
     def __init__(self, settings: Settings, monitor: DeploymentHandle[Any]) -> None:
         """Open the release, verified, and everything that answers from it."""
-        self._front = front_of(settings, MonitorLink(monitor))
+        link = MonitorLink(monitor)
+        replica = replica_of(settings, link)
+        self._front = replica.front
+        self._rpc = Rpc(replica.front)
+        # Ray makes a replica on the event loop that its requests are answered on.
+        self._reporting = asyncio.get_running_loop().create_task(replica.report_always(link))
 
     async def __call__(self, request: Request) -> StarletteResponse:
         """Answer one request."""
@@ -89,6 +133,24 @@ class Server:
             return await _body_of(request)
 
         return _to_starlette(await self._front.handle(_head_of(request), body))
+
+    async def _query(
+        self, message: QueryRequest, grpc_context: RayServegRPCContext
+    ) -> QueryAnswer:
+        return await self._rpc.query(message, grpc_context)
+
+    async def _verdict(
+        self, message: VerdictRequest, grpc_context: RayServegRPCContext
+    ) -> VerdictAnswer:
+        return await self._rpc.verdict(message, grpc_context)
+
+    async def _check(
+        self, message: HealthRequest, grpc_context: RayServegRPCContext
+    ) -> HealthAnswer:
+        return await self._rpc.check(message, grpc_context)
+
+    # Ray finds the method of a gRPC call by its name in the service.
+    Query, Verdict, Check = _query, _verdict, _check
 
 
 def build(args: Mapping[str, object]) -> serve.Application:
@@ -101,8 +163,11 @@ def build(args: Mapping[str, object]) -> serve.Application:
     return server
 
 
-def start(settings: Settings, host: str, port: int) -> None:
-    """Start Ray here, or join the cluster of ``RAY_ADDRESS``, and serve; returns when ready."""
+def start(settings: Settings, host: str, port: int, grpc_port: int = 0) -> None:
+    """Start Ray here, or join the cluster of ``RAY_ADDRESS``, and serve; returns when ready.
+
+    HTTP on ``port``, gRPC on ``grpc_port``; 0: no gRPC.
+    """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -114,6 +179,8 @@ def start(settings: Settings, host: str, port: int) -> None:
         )
     serve.start(
         proxy_location="HeadOnly", http_options={"host": host, "port": port},
+        grpc_options={"port": grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
+        if grpc_port else None,
         logging_config=_LOGGING,
     )
     serve.run(build(settings.to_args()), name=APPLICATION, route_prefix="/")
@@ -136,6 +203,9 @@ def _head_of(request: Request) -> Head:
         path=path.partition(b"?")[0].decode("latin-1"),
         query=request.scope["query_string"].decode("latin-1"),
         authorization=request.headers.get("authorization", ""),
+        timeout_ms=request.headers.get("x-limen-timeout-ms", ""),
+        content_length=announced_length(request.headers.get("content-length")),
+        idempotency_key=request.headers.get("idempotency-key", ""),
         request_id=request_id(request.headers.get("x-request-id")),
     )
 

@@ -1,115 +1,142 @@
 """The parts of a server put together, in whatever process they run.
 
 A replica opens its own verified copy of the release: what another process verified may be
-elsewhere by now. The release is pinned to its full id when the server starts, so that every
-replica, restarted ones too, serves the same whatever its alias has come to mean.
+elsewhere by now. A server that was given an alias follows it: every replica, a restarted one too,
+serves what the alias means. One that was given an id or a folder serves that for good.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.calibration import curve_thresholds
 from pipeline.findings import recorded_choice
-from pipeline.live import draw_plan
-from pipeline.manifest import MANIFEST
-from pipeline.records import open_records
-from pipeline.release import Release, open_release
+from pipeline.records import Records, open_records
+from pipeline.release import Release
 from pipeline.store import Store
 from serving.access import KeyRing
-from serving.answering import Answering
+from serving.administration import Administration
 from serving.api import Api
+from serving.counters import Counters
 from serving.drift import Reference
-from serving.front import Bounds, Front, MonitorLink
-from serving.gauges import Gauges
-from serving.monitor import WINDOW, Monitor
-from serving.recorder import Recorder
-from serving.retriever import Retriever
+from serving.engine import open_engine
+from serving.engines import Engines
+from serving.following import Follower
+from serving.front import Bounds, Front
+from serving.gauges import Gauges, Watched
+from serving.memory import available_bytes, opening_turn, require_room
+from serving.monitor import Monitor
+from serving.quota import Quotas
+from serving.recall_watch import RecallWatch
+from serving.refusal_trail import RefusalTrail
+from serving.replicas import MonitorLink, Replicas, Standing
+from serving.reporting import Replica
+from serving.settings import Settings, alias_of, open_named, store_of, trail_of
+from serving.shadow import Shadow
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What a server serves, for whom, and where it keeps its records."""
-
-    release: str
-    """An alias, an id or the beginning of one in ``store``; or the folder of a release."""
-    store: str = "store"
-    """Folder or URL of the store."""
-    keys: str = "keys.json"
-    """File with the customers' keys."""
-    records: str = "sqlite:///records.db"
-    """SQLAlchemy URL of decisions, draws and verdicts."""
-    record_rate: float = 1.0
-    """Share of the queries that is recorded, in [0, 1]."""
-    replicas: int = 1
-    """Processes that answer."""
-    window: int = WINDOW
-    """Reviewed queries of a customer that its gauges count: the latest ones."""
-
-    def to_args(self) -> dict[str, object]:
-        """As plain data, for ``serving.app:build``."""
-        return dataclasses.asdict(self)
-
-
-def open_named(settings: Settings) -> Release:
-    """The verified release; ``ReleaseError`` or ``StoreError`` with one line."""
-    folder = Path(settings.release)
-    if (folder / MANIFEST).is_file():
-        return open_release(folder)
-    return Store(settings.store).open(settings.release)
-
-
-def pinned(settings: Settings) -> Settings:
-    """The same with the alias resolved and paths absolute: workers have other working folders."""
-    folder = Path(settings.release)
-    named = (folder / MANIFEST).is_file()
-    release = str(folder.resolve()) if named else open_named(settings).id
-    return dataclasses.replace(
-        settings, release=release, keys=str(Path(settings.keys).resolve()),
-        store=settings.store if "://" in settings.store else str(Path(settings.store).resolve()),
-        records=absolute_records(settings.records),
-    )
-
-
-def absolute_records(url: str) -> str:
-    """An SQLite URL with its path made absolute; any other URL as it is."""
-    prefix = "sqlite:///"
-    if not url.startswith(prefix) or url in (prefix, f"{prefix}:memory:"):
-        return url
-    return f"{prefix}{Path(url.removeprefix(prefix)).resolve()}"
+_LOCAL_SECONDS, _REMOTE_SECONDS = 0.5, 5.0  # between looks at an alias, where nothing is said
 
 
 def front_of(settings: Settings, monitor: MonitorLink, bounds: Bounds | None = None) -> Front:
     """One replica's API with everything behind it, warm: no request pays for a first time."""
-    release = open_named(settings)
-    retriever = Retriever(release)
+    return replica_of(settings, monitor, bounds).front
+
+
+def replica_of(
+    settings: Settings, monitor: MonitorLink, bounds: Bounds | None = None
+) -> Replica:
+    """One replica that follows the alias, with what it tells the monitor."""
+    counters = Counters()
     records = open_records(settings.records)
-    baseline = release.counts()["baseline"]
-    recorder = Recorder(
-        records, draw_plan(baseline, release.threshold),
-        release=release.id12, grid=baseline.grid, rate=settings.record_rate,
-        visible=retriever.visible_distances, item_id=retriever.item_id,
-        rng=np.random.default_rng(),  # fresh entropy: replicas must not share a seed
+    # Fresh entropy: replicas must not draw the same queries.
+    watch = RecallWatch(counters, every=settings.recheck_every, rng=np.random.default_rng())
+    engines = Engines(open_engine(open_named(settings), settings, records, counters, watch))
+    follower = _follower(settings, engines, records, counters, watch)
+    keys = KeyRing(Path(settings.keys))
+    trail = trail_of(settings)
+    trail.write("serving", release=engines.current().release.id12)
+    api = Api(engines, records, keys, trail, counters=counters,
+              shadow=_shadow_of(settings, records, counters))
+    front = Front(
+        api, monitor, bounds or Bounds(), quotas=Quotas(keys.limit_of, settings.replicas),
+        refusals=RefusalTrail(trail, counters), counters=counters,
+        administration=Administration(store_of(settings), alias_of(settings), monitor, trail),
     )
-    answering = Answering(retriever, recorder)
-    answering.is_ready()
-    api = Api(release, answering, records, KeyRing(Path(settings.keys)))
-    return Front(api, monitor, bounds or Bounds())
+    name = uuid.uuid4().hex
+
+    def standing() -> Standing:
+        return Standing(replica=name, release=engines.current().release.id,
+                        refusal=follower.refusal)
+
+    return Replica(front=front, standing=standing, counters=counters)
+
+
+def _follower(
+    settings: Settings, engines: Engines, records: Records, counters: Counters,
+    watch: RecallWatch | None = None,
+) -> Follower:
+    """Keeps ``engines`` at the release that the alias means; at rest where there is no alias."""
+
+    def take_up(name: str) -> None:
+        with opening_turn():  # each sees what those before it took
+            release = open_named(dataclasses.replace(settings, release=name))
+            require_room(release, available_bytes())
+            engines.replace(open_engine(release, settings, records, counters, watch))
+
+    return follow(settings, take_up, engines.current().release.id, counters)
+
+
+def _shadow_of(settings: Settings, records: Records, counters: Counters) -> Shadow | None:
+    """What compares the release with ``settings.shadow``, and follows that where it is an alias."""
+    if settings.shadow is None:
+        return None
+    other = dataclasses.replace(settings, release=settings.shadow)
+    with opening_turn():
+        release = open_named(other)
+        require_room(release, available_bytes())
+        shadows = Engines(open_engine(release, other, records, counters))
+    _follower(other, shadows, records, Counters())  # its swaps are not the server's
+    return Shadow(shadows, counters, share=settings.shadow_share)
+
+
+def follow(
+    settings: Settings, take_up: Callable[[str], None], served: str, counters: Counters
+) -> Follower:
+    """A follower of the alias, at work where ``settings`` name one."""
+    store, alias = Store(settings.store), alias_of(settings)
+    follower = Follower(
+        lambda: store.aliases()[settings.release], take_up, served=served, counters=counters
+    )
+    if alias is not None:
+        remote = "://" in settings.store and not settings.store.startswith("file://")
+        follower.start(settings.follow_seconds or (_REMOTE_SECONDS if remote else _LOCAL_SECONDS))
+    return follower
 
 
 def gauges_of(settings: Settings) -> Gauges:
     """The gauges of the release from the records, as the one monitor shows them."""
-    release = open_named(settings)
     records = open_records(settings.records)
+    release = open_named(settings)
+    gauges = Gauges(_watched(release, settings, records), Replicas())
+
+    def take_up(name: str) -> None:
+        moved = open_named(dataclasses.replace(settings, release=name))
+        gauges.watch(_watched(moved, settings, records))
+
+    follow(settings, take_up, release.id, Counters())  # counted by the replicas
+    return gauges
+
+
+def _watched(release: Release, settings: Settings, records: Records) -> Watched:
     monitor = Monitor(records, reference_of(release), window=settings.window)
-    return Gauges(
-        monitor.snapshot,
-        match_recall=_match_recall(release),
+    return Watched(
+        snapshot=monitor.snapshot, match_recall=_match_recall(release),
         info={"rule": release.manifest.facts.rule},
     )
 

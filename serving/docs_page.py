@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 Document = dict[str, Any]
 
@@ -27,7 +28,7 @@ def docs_page(document: Document) -> str:
     """HTML of every path and every body; readable without a script."""
     info = document["info"]
     operations = "".join(
-        _operation(method, path, operation, document)
+        _operation(method, path, operation)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     )
@@ -47,7 +48,7 @@ def docs_page(document: Document) -> str:
     )
 
 
-def _operation(method: str, path: str, operation: Document, document: Document) -> str:
+def _operation(method: str, path: str, operation: Document) -> str:
     scope = operation.get("x-scope")
     needs = "open" if scope is None else f"scope {scope}" if scope != "any" else "any key"
     rows = "".join(
@@ -59,25 +60,28 @@ def _operation(method: str, path: str, operation: Document, document: Document) 
         f"<details><summary><code>{method.upper()} {html.escape(path)}</code> "
         f'<span class="scope">{html.escape(needs)}</span><br>'
         f"{html.escape(operation['summary'])}</summary>"
-        f"<pre>{html.escape(_curl(method, path, operation, document))}</pre>"
+        f"<pre>{html.escape(_curl(method, path, operation))}</pre>"
         f"<table>{rows}</table></details>"
     )
 
 
-def _curl(method: str, path: str, operation: Document, document: Document) -> str:
+def _curl(method: str, path: str, operation: Document) -> str:
     parts = ["curl"]
     if "x-scope" in operation:
         parts.append('-H "Authorization: Bearer $KEY"')
-    if method == "post":
-        name = _reference(operation["requestBody"]["content"])
-        example = document["components"]["schemas"][name]["examples"][0]
-        parts.append(f"-d '{json.dumps(example)}'")
-    query = "&".join(
-        f"{parameter['name']}=10"
-        for parameter in operation.get("parameters", ())
-        if parameter["in"] == "query"
-    )
-    return " ".join([*parts, f"'$LIMEN{path}{'?' + query if query else ''}'".replace("'", '"')])
+    if method not in ("get", "post"):
+        parts.append(f"-X {method.upper()}")
+    if "requestBody" in operation:
+        examples = operation["requestBody"]["content"]["application/json"]["examples"]
+        parts.append(f"-d '{json.dumps(next(iter(examples.values()))['value'])}'")
+    parameters = operation.get("parameters", ())
+    for parameter in parameters:
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", quote(str(parameter["example"])))
+        elif parameter["in"] == "header":
+            parts.append(f'-H "{parameter["name"]}: {parameter["example"]}"')
+    query = urlencode({p["name"]: p["example"] for p in parameters if p["in"] == "query"})
+    return " ".join([*parts, f'"$LIMEN{path}{"?" + query if query else ""}"'])
 
 
 def _link(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Threads that serve the customers in turn.
+"""Threads that serve the customers in turn, and know how long a turn is waited for.
 
 Each piece of work belongs to a customer. The next one taken is of the customer that waits longest
 for a turn, and no customer is at work on more than its share of the threads: a queue of long
@@ -8,6 +8,7 @@ requests delays those who sent it and nobody else.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,17 +17,42 @@ from typing import TypeVar
 Result = TypeVar("Result")
 _Work = Callable[[], None]
 
+_NEWEST = 0.1
+"""Weight of the latest piece of work in the seconds that the next one is expected to take."""
+
+_REMEMBERED = 1_000
+"""Customers whose seconds are remembered; past that, all start anew."""
+
 
 class FairThreads:
     """A thread pool; safe to use from several threads."""
 
-    def __init__(self, threads: int, of_one: int) -> None:
-        """``of_one``: most threads at work for the same customer at the same time."""
+    def __init__(
+        self, threads: int, of_one: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``of_one``: most threads at work for the same customer; ``clock`` in seconds."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="limen")
+        self._threads = threads
         self._of_one = of_one
+        self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[str, deque[_Work]] = {}  # customers in the order of their turns
         self._running: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+
+    def expected_wait(self, customer: str) -> float:
+        """Seconds before work of ``customer`` that came now would begin, 0 if it were next.
+
+        From how long each customer's work took so far. Turns are taken one by one: of another
+        customer's queue, however long, only as many count as this customer has turns to wait.
+        """
+        with self._lock:
+            turns = len(self._waiting.get(customer, ()))
+            ahead = own = turns * self._expected(customer)
+            for who, queue in self._waiting.items():
+                if who != customer:
+                    ahead += min(len(queue), turns + 1) * self._expected(who)
+            return max(ahead / self._threads, own / self._of_one)
 
     def submit(self, customer: str, work: Callable[[], Result]) -> Future[Result]:
         """What will be the result of ``work``; if cancelled before its turn it never runs."""
@@ -35,17 +61,31 @@ class FairThreads:
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
+            started = self._clock()
             try:
                 result = work()
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
+                self._took(customer, self._clock() - started)
                 future.set_exception(error)
             else:
+                self._took(customer, self._clock() - started)
                 future.set_result(result)
 
         with self._lock:
             self._waiting.setdefault(customer, deque()).append(run)
         self._pool.submit(self._take_turn)
         return future
+
+    def _expected(self, customer: str) -> float:
+        """Seconds of a piece of the customer's work; of one never seen, 0: it is let in."""
+        return self._seconds.get(customer, 0.0)
+
+    def _took(self, customer: str, seconds: float) -> None:
+        with self._lock:
+            if customer not in self._seconds and len(self._seconds) >= _REMEMBERED:
+                self._seconds.clear()
+            before = self._seconds.get(customer, seconds)
+            self._seconds[customer] = before + _NEWEST * (seconds - before)
 
     def _take_turn(self) -> None:
         """Do the next piece of work; none where every waiting customer has its share.

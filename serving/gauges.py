@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import orjson
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,18 +17,40 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pipeline.intervals import Interval
 from serving.drift import CustomerGauges, Snapshot
 from serving.metrics import DriftCollector
+from serving.metrics_replicas import ReplicasCollector
+from serving.recall_gauges import RecallCollector
+from serving.replicas import Replicas
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """The release that is watched."""
+
+    snapshot: Callable[[], Snapshot]
+    """Read whenever the gauges are."""
+    match_recall: float
+    """Calibrated, the least of any segment."""
+    info: Mapping[str, str]
+    """Further labels of the release."""
 
 
 class Gauges:
-    """The snapshot of one release in the two forms that are asked for."""
+    """The snapshot of one release, with what the replicas count, in the forms asked for."""
 
-    def __init__(
-        self, snapshot: Callable[[], Snapshot], *, match_recall: float, info: Mapping[str, str]
-    ) -> None:
-        """``snapshot`` is read at every call; ``match_recall`` and ``info`` are the release's."""
-        self._snapshot = snapshot
-        self._registry = CollectorRegistry()
-        self._registry.register(DriftCollector(snapshot, match_recall=match_recall, info=info))
+    def __init__(self, watched: Watched, replicas: Replicas) -> None:
+        """``replicas`` of the server, whichever release they answer from."""
+        self.replicas = replicas
+        self.watch(watched)
+
+    def watch(self, watched: Watched) -> None:
+        """Show another release from now on."""
+        registry = CollectorRegistry()
+        registry.register(DriftCollector(
+            watched.snapshot, match_recall=watched.match_recall, info=watched.info
+        ))
+        registry.register(ReplicasCollector(self.replicas))
+        registry.register(RecallCollector(self.replicas.sums))
+        self._snapshot, self._registry = watched.snapshot, registry
 
     def metrics(self) -> bytes:
         """The gauges in Prometheus's text format."""

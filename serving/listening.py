@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc")
+from serving.processes import PROC, family, program
+
 _LISTEN = "0A"
 _LOOPBACK_V4 = re.compile(r"[0-9A-F]{6}7F")
 _LOOPBACK_V6 = ("0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F")
@@ -29,13 +30,13 @@ def wide_listeners(root: int) -> list[Listener]:
     """Listeners of process ``root`` and its descendants that are not on loopback, sorted."""
     wide = dict(_wide_sockets())
     found = set()
-    for process in _family(root):
+    for process in family(root):
         with contextlib.suppress(OSError):  # the process ended meanwhile
-            program = (_PROC / str(process) / "comm").read_text().strip()
-            for descriptor in (_PROC / str(process) / "fd").iterdir():
+            name = program(process)
+            for descriptor in (PROC / str(process) / "fd").iterdir():
                 inode = _inode(descriptor)
                 if inode in wide:
-                    found.add(Listener(program, wide[inode]))
+                    found.add(Listener(name, wide[inode]))
     return sorted(found)
 
 
@@ -43,28 +44,12 @@ def _wide_sockets() -> Iterator[tuple[str, int]]:
     """(inode, port) of every socket that listens beyond loopback."""
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
-            for line in (_PROC / "net" / table).read_text().splitlines()[1:]:
+            for line in (PROC / "net" / table).read_text().splitlines()[1:]:
                 fields = line.split()
                 address, port = fields[1].rsplit(":", 1)
                 loopback = _LOOPBACK_V4.fullmatch(address) or address in _LOOPBACK_V6
                 if fields[3] == _LISTEN and not loopback:
                     yield fields[9], int(port, 16)
-
-
-def _family(root: int) -> set[int]:
-    """``root`` and all its descendants."""
-    parents = {}
-    for entry in _PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            # The name, in parentheses, may hold spaces; the parent follows the state after it.
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            parents[int(entry.name)] = int(fields[1])
-    family = {root}
-    while True:
-        more = {child for child, parent in parents.items() if parent in family} - family
-        if not more:
-            return family
-        family |= more
 
 
 def _inode(descriptor: Path) -> str | None:

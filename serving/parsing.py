@@ -42,12 +42,13 @@ def too_large() -> RefusedError:
 
 
 def _invalid(error: ValidationError) -> RefusedError:
-    """The first fault, named by its place; ``details.index`` is the query or verdict it is in."""
+    """The first fault, named by its place; ``details.index`` is the entry it is in."""
     first: Mapping[str, Any] = error.errors(include_url=False, include_context=False)[0]
     place: tuple[int | str, ...] = first["loc"]
     where = ".".join(str(part) for part in place) or "body"
     details: dict[str, object] = {"field": where}
-    if len(place) >= 2 and place[0] in ("queries", "verdicts") and isinstance(place[1], int):
+    listed = len(place) >= 2 and place[0] in ("queries", "verdicts", "items")
+    if listed and isinstance(place[1], int):
         details["index"] = place[1]
     if first["type"] == "extra_forbidden":
         return RefusedError(400, "unknown_field", f"{where}: unknown field", details=details)

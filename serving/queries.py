@@ -10,17 +10,21 @@ import base64
 import binascii
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.distance import Vectors
-from pipeline.encoder import ImageError
+from pipeline.encoder import ImageError, NoDirectionError
 from pipeline.gallery import NORM_TOLERANCE
+from pipeline.tokeniser import TextError
 from serving.responses import RefusedError
 from serving.retriever import Retriever
 from serving.schema import Query
+
+MAX_TEXT = 100_000
+"""Characters of a text; models read some hundred words."""
 
 
 def embeddings_of(
@@ -33,6 +37,7 @@ def embeddings_of(
     rows: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(queries)
     images: dict[int, bytes] = {}
     vectors: dict[int, NDArray[np.float32]] = {}
+    texts: dict[int, str] = {}
     for index, query in enumerate(queries):
         if query.embedding is not None or query.embedding_b64 is not None:
             rows[index] = _embedding(query, index, retriever.dimension)
@@ -42,18 +47,29 @@ def embeddings_of(
         elif query.vector is not None:
             _require_kind("vector", retriever, index)
             vectors[index] = _vector(query.vector, index, retriever.input_dimension)
-        else:
+        elif query.text is not None:
             _require_kind("text", retriever, index)
+            texts[index] = _text(query.text, index)
     if images:
-        _place(rows, list(images), _images(images, retriever, deadline))
+        _place(rows, images, "image", lambda: _images(images, retriever, deadline))
     if vectors:
-        embedded = retriever.embed_vectors(np.stack(list(vectors.values())))
-        _place(rows, list(vectors), embedded)
+        stacked = np.stack(list(vectors.values()))
+        _place(rows, vectors, "vector", lambda: retriever.embed_vectors(stacked))
+    if texts:
+        _place(rows, texts, "text", lambda: _texts(texts, retriever))
     return np.stack(rows)
 
 
-def _place(rows: list[NDArray[np.float32]], places: Sequence[int], embedded: Vectors) -> None:
-    for place, row in zip(places, embedded, strict=True):
+def _place(
+    rows: list[NDArray[np.float32]], given: Mapping[int, object], name: str,
+    embed: Callable[[], Vectors],
+) -> None:
+    """Put the embeddings of the ``given`` queries in their places among ``rows``."""
+    try:
+        embedded = embed()
+    except NoDirectionError as error:
+        raise _unprocessable(list(given)[error.place], name, error.reason) from None
+    for place, row in zip(given, embedded, strict=True):
         rows[place] = row
 
 
@@ -69,6 +85,22 @@ def _images(images: dict[int, bytes], retriever: Retriever, deadline: float) -> 
         except ImageError as error:
             raise _unprocessable(index, "image", str(error)) from None
     return retriever.embed_pixels(np.stack(pixels))
+
+
+def _texts(texts: dict[int, str], retriever: Retriever) -> Vectors:
+    try:
+        return retriever.embed_texts(list(texts.values()))
+    except TextError as error:
+        raise _unprocessable(list(texts)[error.place], "text", error.reason) from None
+
+
+def _text(text: str, index: int) -> str:
+    """A text of a length that tokenising may take: it reads all of it, whatever is cut off."""
+    if len(text) > MAX_TEXT:
+        raise _unprocessable(
+            index, "text", f"{len(text)} characters; expected at most {MAX_TEXT}"
+        )
+    return text
 
 
 def _embedding(query: Query, index: int, dimension: int) -> NDArray[np.float32]:
@@ -119,10 +151,6 @@ def _base64(text: str, index: int, name: str) -> bytes:
 
 
 def _require_kind(kind: str, retriever: Retriever, index: int) -> None:
-    if retriever.kind == "text":
-        raise _unprocessable(
-            index, kind, "this release embeds texts, not taken here yet; send an embedding"
-        )
     if kind != retriever.kind:
         raise _unprocessable(
             index, kind,

@@ -14,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decisions import Decision, Draw, Override
+from pipeline.item_log.overlay import Overlay
 from pipeline.live import DrawPlan, draw
 from pipeline.operating import Grid
 from pipeline.records import Records
 
-Visible = Callable[[str, NDArray[np.float32]], tuple[NDArray[np.int64], NDArray[np.float32]]]
-"""(customer, embedding (d,)) to all visible gallery rows (m,) and their deciding distances (m,)."""
+Visible = Callable[
+    [str, NDArray[np.float32], Overlay | None], tuple[NDArray[np.int64], NDArray[np.float32]]
+]
+"""(customer, embedding (d,), online changes) to all visible rows (m,) and their deciding distances
+(m,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +38,8 @@ class Answered:
     threshold: np.float32
     """The threshold that decided."""
     match_count: int
+    overlay: Overlay | None = None
+    """The online changes that it was answered under."""
 
 
 class Recorder:
@@ -48,13 +54,13 @@ class Recorder:
         grid: Grid,
         rate: float,
         visible: Visible,
-        item_id: Callable[[int], str],
+        item_id: Callable[[int, Overlay | None], str],
         rng: np.random.Generator,
     ) -> None:
         """``rate``: share of the queries to record, in [0, 1]; ``grid``: the release's.
 
-        ``visible`` and ``item_id`` (of a gallery row) come from the retriever. Two recorders
-        must not share a seed of ``rng``.
+        ``visible`` and ``item_id`` (of a row under the changes) come from the retriever. Two
+        recorders must not share a seed of ``rng``.
         """
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"rate: expected a share between 0 and 1, got {rate!r}")
@@ -94,7 +100,7 @@ class Recorder:
         ))
 
     def _observe(self, query: Answered, at: float) -> tuple[Decision, list[Draw]]:
-        rows, distances = self._visible(query.customer, query.embedding)
+        rows, distances = self._visible(query.customer, query.embedding, query.overlay)
         order = np.argsort(distances, kind="stable")
         rows, distances = rows[order], distances[order]
         bins = self._grid.bin_of(distances)
@@ -113,7 +119,7 @@ class Recorder:
             Draw(
                 draw_id=f"{query.query_id}.{position}",
                 query_id=query.query_id,
-                item_id=self._item_id(int(rows[position])),
+                item_id=self._item_id(int(rows[position]), query.overlay),
                 distance=float(distances[position]),
                 bin=int(bins[position]),
                 probability=float(probabilities[position]),

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 import orjson
 
+from serving.key_file import Key
+
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 REQUEST_ID = "X-Request-Id"
+_LONGEST = 500  # characters
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -48,6 +51,8 @@ class RefusedError(Exception):
         self.retry_after = retry_after
         self.headers = dict(headers or {})
         self.details = dict(details or {})
+        self.key: Key | None = None
+        """Whose request it was, where that was known before it was refused."""
 
     def response(self, request_id: str) -> Response:
         """The error body with its headers."""
@@ -57,10 +62,16 @@ class RefusedError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="limen"'
         body = {
-            "error": {"code": self.code, "message": self.message, "details": self.details},
+            "error": {"code": self.code, "message": _line(self.message), "details": self.details},
             "request_id": request_id,
         }
         return Response(self.status, orjson.dumps(body, default=str), JSON, headers)
+
+
+def _line(message: str) -> str:
+    """One printable line: a message may quote what a client made up."""
+    short = message if len(message) <= _LONGEST else message[:_LONGEST] + " .."
+    return "".join(letter if letter.isprintable() else "?" for letter in short)
 
 
 def json_response(body: Mapping[str, object], status: int = 200) -> Response:

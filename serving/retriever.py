@@ -12,9 +12,7 @@ bit by bit, alone and in any batch. The encoder is opened when the first item is
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,14 +23,15 @@ from pipeline import distance
 from pipeline.distance import Distances, Vectors
 from pipeline.gallery import NORM_TOLERANCE, open_gallery
 from pipeline.index import open_index
+from pipeline.item_log.overlay import UNCHANGED, Overlay
+from pipeline.item_log.seen import Position, Seen
 from pipeline.release import Release
-from pipeline.search import Found
+from serving.answers import Answer as Answer
+from serving.answers import Match as Match
+from serving.answers import answer_of
 
 if TYPE_CHECKING:  # onnxruntime is not needed where queries come as embeddings
     from pipeline.encoder import Encoder
-
-Position = tuple[np.float32, str]
-"""(distance, item_id) of a match: where the next page starts, after it."""
 
 
 class QueryError(ValueError):
@@ -42,35 +41,6 @@ class QueryError(ValueError):
         """``message`` says what was expected."""
         super().__init__(f"query {index}: {message}")
         self.index = index
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An item at its deciding distance."""
-
-    item_id: str
-    distance: np.float32
-    row: int
-    """Gallery row, for ``Retriever.metadata``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one query is answered."""
-
-    query_index: int
-    matches: tuple[Match, ...]
-    """By (distance, item_id); at most ``limit``, those after ``after``."""
-    match_count: int
-    """All matches, whatever ``limit`` and ``after``."""
-    complete: bool
-    """Whether nothing cut the count short."""
-    match_recall: float
-    """1.0 where no match can be missing, else the measured share that such a search finds."""
-    nearest_rejected: Match | None
-    """The nearest item that is no match; None if all visible items match."""
-    next_after: Position | None
-    """Where the next page starts; None if this is the last."""
 
 
 class Retriever:
@@ -97,12 +67,16 @@ class Retriever:
         threshold: np.float32 | None = None,
         exact: bool = False,
         after: Position | None = None,
+        overlay: Overlay | None = None,
+        up_to: int | None = None,
     ) -> list[Answer]:
         """An answer for each of the ``embeddings`` (n, d), unit rows, asked by ``customer``.
 
         ``threshold``: instead of the release's. ``exact``: prove that no match is missing.
-        ``after``: continue behind this match; one query only. Raises ``QueryError`` for a row
-        that is no unit vector of the release's space, ``ValueError`` for other arguments.
+        ``after``: continue behind this match; one query only. ``overlay``: the customer's online
+        changes, to answer under; ``up_to``: without what later ones of them added. Raises
+        ``QueryError`` for a row that is no unit vector of the release's space, ``ValueError``
+        for other arguments.
         """
         queries = self._checked(embeddings)
         applied = np.float32(self.threshold if threshold is None else threshold)
@@ -112,20 +86,16 @@ class Retriever:
             raise ValueError(f"limit: expected at least 1, got {limit}")
         if after is not None and len(queries) != 1:
             raise ValueError(f"after: expected one query to continue, got {len(queries)}")
-        found = self.index.search_batch(customer, queries, applied, exact=exact)
-        return [self._answer(i, one, limit, after) for i, one in enumerate(found)]
+        seen = self._seen(customer, overlay, up_to)
+        found = seen.search(queries, applied, exact=exact)
+        return [answer_of(i, seen, one, limit, after, applied) for i, one in enumerate(found)]
 
     def visible_distances(
-        self, customer: str | None, embedding: NDArray[np.float32]
+        self, customer: str | None, embedding: NDArray[np.float32], overlay: Overlay | None = None
     ) -> tuple[NDArray[np.int64], Distances]:
-        """All gallery rows (m,) that ``customer`` sees, and their deciding distances (m,)."""
+        """All rows (m,) that ``customer`` sees, and their deciding distances (m,)."""
         query = self._checked(embedding[None, :])
-        rows = [np.empty(0, np.int64)]
-        distances = [np.empty(0, np.float32)]
-        for segment in self.gallery.visible(customer):
-            rows.append(np.arange(segment.start, segment.stop))
-            distances.append(distance.deciding(query, self.gallery.vectors[segment])[0])
-        return np.concatenate(rows), np.concatenate(distances)
+        return self._seen(customer, overlay).distances(query[0])
 
     def embed_images(self, images: Sequence[bytes]) -> Vectors:
         """(n, d) embeddings of encoded images.
@@ -144,11 +114,15 @@ class Retriever:
 
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> Vectors:
         """(n, d) embeddings of what ``decode_image`` gave, stacked."""
-        return self.encoder.embed(pixels)
+        return self.encoder.embed_steadily(pixels)
 
     def embed_vectors(self, vectors: NDArray[np.float32]) -> Vectors:
         """(n, d) embeddings of input vectors (n, d_in); ``EncoderError`` if it takes none."""
-        return self.encoder.embed(np.asarray(vectors, np.float32))
+        return self.encoder.embed_steadily(np.asarray(vectors, np.float32))
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """(n, d) embeddings of texts; raises as ``Encoder.tokenise`` does."""
+        return self.encoder.embed_steadily(self.encoder.tokenise(texts))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -156,6 +130,10 @@ class Retriever:
         from pipeline.encoder import Encoder
 
         return Encoder(self.release.folder / "model.onnx", threads=self._threads)
+
+    def warm_up(self) -> None:
+        """Open all that embeds, so that no request pays for it; raises as the encoder does."""
+        self.encoder.warm_up()
 
     @property
     def kind(self) -> str:
@@ -167,14 +145,18 @@ class Retriever:
         """Coordinates of an input vector; 0 where the encoder takes none."""
         return self.encoder.input_dimension or 0
 
-    def item_id(self, row: int) -> str:
-        """The id of a gallery row's item."""
-        return str(self.gallery.item_id[row])
+    @property
+    def space(self) -> str:
+        """sha256 of the encoder's model: embeddings are comparable where it is equal."""
+        return self.release.manifest.measured_with.model
 
-    def metadata(self, row: int) -> dict[str, object]:
-        """The further columns of a gallery row's item; empty where there are none."""
-        table = self.gallery.metadata
-        return {name: table[name][row].as_py() for name in table.column_names}
+    def item_id(self, row: int, overlay: Overlay | None = None) -> str:
+        """The id of a row's item; past the gallery a row means something with its overlay only."""
+        return self._seen(None, overlay).item_id(row)
+
+    def metadata(self, row: int, overlay: Overlay | None = None) -> dict[str, object]:
+        """The metadata of a row's item, empty where there is none; ``row`` as for ``item_id``."""
+        return self._seen(None, overlay).metadata(row)
 
     def passes_self_query(self) -> bool:
         """Whether the first item of the largest segment finds itself, by the path that serves.
@@ -202,32 +184,7 @@ class Retriever:
             raise QueryError(int(bad[0]), f"norm {norms[bad[0]]:.6g}; expected a unit vector")
         return queries
 
-    def _answer(self, index: int, found: Found, limit: int, after: Position | None) -> Answer:
-        start = 0 if after is None else self._place_after(found, after)
-        stop = min(start + limit, found.match_count)
-        matches = tuple(self._match(found, place) for place in range(start, stop))
-        last = matches[-1] if matches and stop < found.match_count else None
-        rejected = found.match_count < found.rows.size
-        return Answer(
-            query_index=index,
-            matches=matches,
-            match_count=found.match_count,
-            complete=True,
-            match_recall=found.match_recall,
-            nearest_rejected=self._match(found, found.match_count) if rejected else None,
-            next_after=None if last is None else (last.distance, last.item_id),
-        )
-
-    def _match(self, found: Found, place: int) -> Match:
-        row = int(found.rows[place])
-        return Match(self.item_id(row), found.distances[place], row)
-
-    def _place_after(self, found: Found, after: Position) -> int:
-        """The first place behind ``after`` in the order of (distance, item_id)."""
-        level = np.float32(after[0])
-        first = int(np.searchsorted(found.distances, level, side="left"))
-        beyond = int(np.searchsorted(found.distances, level, side="right"))
-        return bisect_right(
-            range(beyond), after[1], lo=first,
-            key=lambda place: self.item_id(int(found.rows[place])),
-        )
+    def _seen(
+        self, customer: str | None, overlay: Overlay | None, up_to: int | None = None
+    ) -> Seen:
+        return Seen(self.index, customer, overlay or UNCHANGED, up_to)

@@ -26,10 +26,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Query(_Strict):
-    """One query: exactly one of embedding, embedding_b64, vector, text and image."""
+class Content(_Strict):
+    """Exactly one of embedding, embedding_b64, vector, text and image."""
 
-    id: _Name | None = Field(None, description="Your name for the query; comes back unchanged.")
     embedding: list[float] | None = Field(
         None, description="A unit vector of the release's space; its norm may be off by 1e-3."
     )
@@ -45,7 +44,7 @@ class Query(_Strict):
     )
 
     @model_validator(mode="after")
-    def _one_content(self) -> Query:
+    def _one_content(self) -> Content:
         given = [name for name in CONTENTS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -54,16 +53,14 @@ class Query(_Strict):
         return self
 
 
+class Query(Content):
+    """One query: exactly one of embedding, embedding_b64, vector, text and image."""
+
+    id: _Name | None = Field(None, description="Your name for the query; comes back unchanged.")
+
+
 class QueryRequest(_Strict):
     """Body of ``POST /v1/query``."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True,
-        json_schema_extra={"examples": [
-            {"queries": [{"id": "q1", "image": "<base64 of an image file>"}], "limit": 10,
-             "with": ["metadata"]},
-        ]},
-    )
 
     queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES)
     limit: int = Field(
@@ -142,13 +139,6 @@ class Verdict(_Strict):
 
 class VerdictsRequest(_Strict):
     """Body of ``POST /v1/verdicts``."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True,
-        json_schema_extra={"examples": [{"verdicts": [
-            {"query_id": "5b1f..", "item_id": "1f385-noto", "is_match": True, "draw_id": "d81c.."},
-        ]}]},
-    )
 
     verdicts: list[Verdict] = Field(min_length=1, max_length=MAX_VERDICTS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from pipeline.data.items import Items
 from pipeline.gallery import build_gallery
 from pipeline.index import build_index
 from pipeline.manifest import ReleaseFacts
-from pipeline.operating import BUCKETS, OperatingCounts, save_counts
+from pipeline.operating import BUCKETS, Grid, OperatingCounts, save_counts
 from pipeline.release import Release, measure_digests, seal
 
 SIZE = 2
@@ -62,11 +63,12 @@ def embedding_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return flat / np.sqrt(np.square(flat).sum())
 
 
-def write_encoder(path: Path) -> None:
+def write_encoder(path: Path, size: int = SIZE) -> None:
     """uint8 (b, 2, 2, 3) to float32 (b, 12) of unit length."""
-    pixels = helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])
-    output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", DIMENSION])
-    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, DIMENSION])
+    dimension = size * size * 3
+    pixels = helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", size, size, 3])
+    output = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dimension])
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, dimension])
     nodes = [
         helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("Reshape", ["wide", "shape"], ["flat"]),
@@ -74,16 +76,19 @@ def write_encoder(path: Path) -> None:
     ]
     graph = helper.make_graph(nodes, "thumbnail", [pixels], [output], [shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    facts = {"kind": "image", "image_size": SIZE, "dimension": DIMENSION}
+    facts = {"kind": "image", "image_size": size, "dimension": dimension}
     helper.set_model_props(model, {name: str(value) for name, value in facts.items()})
     onnx.save(model, str(path))
 
 
-def make_world(folder: Path) -> World:
-    """Seal the release into ``folder``."""
-    rng = np.random.default_rng(7)
-    owners = [None] * SHARED + [name for name in CUSTOMERS for _ in range(OWN)]
-    pixels = rng.integers(1, 256, (len(owners), SIZE, SIZE, 3), dtype=np.uint8)
+def make_world(
+    folder: Path, *, seed: int = 7, threshold: np.float32 = THRESHOLD, size: int = SIZE,
+    own: int = OWN,
+) -> World:
+    """Seal the release into ``folder``; other images, or of another size, are another release."""
+    rng = np.random.default_rng(seed)
+    owners = [None] * SHARED + [name for name in CUSTOMERS for _ in range(own)]
+    pixels = rng.integers(1, 256, (len(owners), size, size, 3), dtype=np.uint8)
     pixels[1::7] = pixels[0:-1:7][: len(pixels[1::7])]  # equal neighbours: ties in every answer
     vectors = np.stack([embedding_of(entry) for entry in pixels])
     number = np.arange(len(owners))
@@ -97,21 +102,37 @@ def make_world(folder: Path) -> World:
         content=np.asarray([png(entry) for entry in pixels], object),
         metadata=pa.table({"name": [f"thing [{i}]" for i in number]}),
     )
+    bins = grid_of(threshold).bins
+    pairs = rng.integers(1, 9, (len(CUSTOMERS), BUCKETS, 2, bins)).astype(np.float64)
+    counts = dict(zip(sorted(CUSTOMERS), pairs, strict=True))
+    return seal_items(folder, items, vectors, counts, threshold=threshold, size=size)
+
+
+def grid_of(threshold: np.float32 = THRESHOLD) -> Grid:
+    """What the pairs of such a release are counted on."""
+    choice = Choice(threshold, np.float32(RANGE[0]), np.float32(RANGE[1]), False, "")
+    return operating_grid(choice, "cosine")
+
+
+def seal_items(
+    folder: Path, items: Items, vectors: NDArray[np.float32],
+    pairs: Mapping[str, NDArray[np.float64]], *,
+    threshold: np.float32 = THRESHOLD, size: int = SIZE,
+) -> World:
+    """A release of these items, with ``pairs`` (buckets, 2, bins) counted of each customer."""
     gallery = build_gallery(vectors, items)
     gallery.write(folder)
     build_index(gallery, IndexConfig(kind="flat"), folder)
-    write_encoder(folder / "model.onnx")
-    choice = Choice(THRESHOLD, np.float32(RANGE[0]), np.float32(RANGE[1]), False, "")
-    grid = operating_grid(choice, "cosine")
-    pairs = rng.integers(1, 9, (len(CUSTOMERS), BUCKETS, 2, grid.bins)).astype(np.float64)
-    counts = OperatingCounts(grid, tuple(sorted(CUSTOMERS)), pairs)
+    write_encoder(folder / "model.onnx", size)
+    names = tuple(sorted(pairs))
+    counts = OperatingCounts(grid_of(threshold), names, np.stack([pairs[n] for n in names]))
     save_counts(folder / "counts.npz", {"baseline": counts})
     (folder / "report.html").write_text("<h1>report</h1>")
-    document = {"threshold": float(THRESHOLD), "measured_with": measure_digests(folder),
+    document = {"threshold": float(threshold), "measured_with": measure_digests(folder),
                 "range": {"spacing": "cosine"}}
     (folder / "calibration.json").write_text(json.dumps(document))
     release = seal(folder, ReleaseFacts(
-        dimension=DIMENSION, threshold=THRESHOLD, rule="far_target 0.001",
+        dimension=size * size * 3, threshold=threshold, rule="far_target 0.001",
         calibration_range=RANGE, guarantee="none: made for tests", recipe={"name": "world"},
         git_commit="unknown", versions={}, data_digest=items.digest(),
     ))

@@ -1,21 +1,29 @@
 """Bodies and queries made to mislead or to hold the server, and records in trouble."""
 
+import base64
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from pipeline.database import OVERRIDES, Database
 from pipeline.decisions import RecordsUnavailableError
 from pipeline.records import Records
-from serving import queries
+from serving import queries, schema
 from serving.answering import Answering
 from serving.assembly import front_of
+from serving.counters import Counters
 from serving.front import Bounds
 from serving.recorder import Recorder
+from serving.refusals import REFUSALS
 from serving.responses import RefusedError
 from serving.retriever import Retriever
 from serving.schema import Query, QueryRequest
+from tests.asgi_world import Told, application, send
+from tests.hostile_requests import Hostile, hostile_requests
+from tests.serving_release import CUSTOMERS, png
 from tests.test_api import Link, Server, embedding, error
 
 
@@ -49,6 +57,31 @@ def test_a_budget_given_twice_is_refused(server):
 def test_an_index_is_named_where_a_query_is_meant_and_nowhere_else(server):
     body = {"queries": [{"embedding": embedding(server)}], "with": ["secret"]}
     assert error(server.send("POST", "/v1/query", body=body))[2] == {"field": "with.0"}
+
+
+@pytest.mark.parametrize("release", ["\ud800", "a\nb", "", "x" * 70])
+def test_a_cursor_of_no_release_is_none(server, release):
+    content = [3, release, "0" * 64, "0x0p+0", "item", "0"]
+    cursor = base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+    body = {"queries": [{"embedding": embedding(server)}], "cursor": cursor}
+    assert error(server.send("POST", "/v1/query", body=body))[:2] == (400, "invalid_cursor")
+
+
+def test_a_message_that_quotes_a_client_is_one_short_line():
+    quoted = RefusedError(400, "unknown_field", "\ud800\na\x1b[2J" + "b" * 10_000)
+    message = json.loads(quoted.response("r").body)["error"]["message"]
+    assert message.startswith("??a?[2Jbbb")
+    assert len(message) < 600
+
+
+def test_an_image_in_which_the_model_sees_nothing_is_named(server):
+    black = base64.b64encode(png(np.zeros((2, 2, 3), np.uint8))).decode()
+    body = {"queries": [{"embedding": embedding(server)}, {"image": black}]}
+    response = server.send("POST", "/v1/query", body=body)
+    assert error(response) == (422, "invalid_query", {"index": 1, "field": "image"})
+    put = {"items": [{"item_id": "black", "image": black}]}
+    response = server.send("PUT", "/v1/items", body=put)
+    assert error(response) == (422, "invalid_item", {"index": 0, "field": "image"})
 
 
 def test_a_method_that_is_not_allowed_is_told_which_is(server):
@@ -105,7 +138,8 @@ def test_recording_resumes_when_the_pause_is_over(server, monkeypatch):
     now = [1000.0]
     made = front_of(server.settings, Link(server.settings))
     retriever = Retriever(server.world.release)
-    answering = Answering(retriever, _recorder_of(made), lambda: now[0])
+    live = made._api._engines.current().live
+    answering = Answering(retriever, _recorder_of(made), live, Counters(), clock=lambda: now[0])
     request = queries_request(server)
     key = made._api._admission._keys.find(server.keys["all"])
     with monkeypatch.context() as patch:
@@ -149,8 +183,73 @@ def queries_request(server, count=1, **content):
 
 
 def _recorder_of(front):
-    return front._api._answering._recorder
+    return front._api._engines.current().answering._recorder
 
 
 def _unavailable(*_: object) -> None:
     raise RecordsUnavailableError("records: gone")
+
+
+# Requests by the thousand
+
+
+@pytest.fixture(scope="module")
+def sender(tmp_path_factory):
+    """Judges an answer to a hostile request of one customer: sound, and no leak."""
+    return Judge(Server(tmp_path_factory.mktemp("sender")))
+
+
+class Judge:
+    """A server of two customers, and what one of them must never be told."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.application = application(server.front)
+        world = server.world
+        own = set(world.rows_of(CUSTOMERS[0]).tolist())
+        self.foreign = [
+            json.dumps(name).encode() for row, name in enumerate(world.items.item_id)
+            if row not in own
+        ]
+        secrets = [token.split("_", 2)[2].encode() for token in server.keys.values()]
+        self.never = [*secrets, b"Traceback", b".py", b"/tmp", b"sqlite", b"SELECT ", b"sha256"]
+        query = [{"embedding": embedding(server, 50)}]
+        self.cursor = server.ask(query, limit=1)[1]["results"][0]["next_cursor"]
+        self.statuses = Counter()
+
+    def play(self, seed: int, count: int) -> None:
+        """Send ``count`` requests; every answer is judged."""
+        for request in hostile_requests(
+            seed, count, key=self.server.keys["all"], row=embedding(self.server, 50),
+            cursor=self.cursor, image=self.server.world.items.content[3],
+        ):
+            told = send(self.application, request.method, request.path, query=request.query,
+                        headers=request.headers, body=request.body)
+            self.statuses[told.status] += 1
+            self.judge(request, told)
+
+    def judge(self, request: Hostile, told: Told) -> None:
+        shown = (request.method, request.path[:200], request.headers, request.body[:300])
+        assert told.status < 500 or told.status == 503, shown
+        assert told.status in (200, 202, 307) or told.status >= 400, shown
+        for text in self.never if b"openapi" not in request.path else ():
+            assert text not in told.body or text in request.path + request.body, (text, shown)
+        assert not any(name in told.body for name in self.foreign), shown
+        assert len(told.body) < 2**20
+        if told.status >= 400:
+            content = json.loads(told.body)
+            schema.ErrorAnswer.model_validate(content)
+            assert REFUSALS[content["error"]["code"]].status == told.status, shown
+            assert "\n" not in content["error"]["message"], shown
+
+
+def test_hostile_requests_are_answered_soundly_and_tell_nothing(sender):
+    sender.play(seed=1, count=300)
+    assert {200, 400, 401, 404, 405} <= set(sender.statuses)
+
+
+@pytest.mark.slow
+def test_ten_thousand_hostile_requests_are_answered_soundly_and_tell_nothing(sender):
+    sender.play(seed=2, count=10_000)
+    assert sender.server.ask([{"embedding": embedding(sender.server)}])[0] == 200
+    print(dict(sorted(sender.statuses.items())))

@@ -8,7 +8,8 @@ import pytest
 from pipeline.release import ReleaseError
 from pipeline.store import Store, StoreError
 from pipeline.strict import RecipeError, parse
-from serving.assembly import Settings, absolute_records, open_named, pinned, reference_of
+from serving.assembly import reference_of
+from serving.settings import Settings, absolute_records, alias_of, open_named, pinned
 from tests.serving_release import THRESHOLD, make_world
 
 
@@ -19,14 +20,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_an_alias_is_pinned_to_the_id_it_means_now(folder):
+def test_an_alias_stays_one_and_an_id_is_written_out(folder):
     store = Store(str(folder / "releases"))
     release = store.add(folder / "candidate")
     store.promote("production", release)
     settings = pinned(Settings(release="production", store=str(folder / "releases")))
-    assert settings.release == release
+    assert settings.release == "production"
+    assert alias_of(settings) == "production"
     assert open_named(settings).id == release
     assert pinned(settings) == settings
+    short = pinned(Settings(release=release[:8], store=str(folder / "releases")))
+    assert short.release == release
+    assert alias_of(short) is None
+    with pytest.raises(StoreError, match="no alias or release 'nothing'"):
+        pinned(Settings(release="nothing", store=str(folder / "releases")))
 
 
 def test_a_folder_is_served_as_it_is_and_verified(folder, tmp_path):

@@ -9,20 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cursor import CursorError, Question, ReleaseChangedError, decode, encode
+from serving.cursor import Bookmark, CursorError, Question, ReleaseChangedError, decode, encode
 
 QUESTION = Question(
     release="a" * 64, customer="acme", query=np.asarray([0.6, 0.8], np.float32),
     threshold=np.float32(0.41),
 )
-AFTER = (np.float32(0.38), "item-7")
+AFTER = Bookmark(np.float32(0.38), "item-7", 12)
 
 
-@given(st.floats(0, 0.375, width=32), st.text())
-def test_a_cursor_carries_its_position_exactly(distance, item_id):
-    after = decode(encode(QUESTION, (np.float32(distance), item_id)), QUESTION)
-    assert after == (np.float32(distance), item_id)
-    assert after[0].dtype == np.float32
+@given(st.floats(0, 0.375, width=32), st.text(), st.integers(0, 2**62))
+def test_a_cursor_carries_its_bookmark_exactly(distance, item_id, up_to):
+    bookmark = Bookmark(np.float32(distance), item_id, up_to)
+    decoded = decode(encode(QUESTION, bookmark), QUESTION)
+    assert decoded == bookmark
+    assert decoded.after == (np.float32(distance), item_id)
+    assert decoded.distance.dtype == np.float32
 
 
 def test_a_cursor_is_safe_in_a_url():
@@ -50,23 +52,32 @@ def test_a_cursor_of_another_release_says_so():
 
 
 def packed(content):
-    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+    text = json.dumps(content, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def forged(level, item_id="x", version=2):
+def forged(level, item_id="x", up_to="3", version=3):
     """With a digest that fits: only the position itself is wrong."""
-    return packed([version, "a" * 64, QUESTION.digest(level, item_id), level, item_id])
+    digest = QUESTION.digest(level, item_id, up_to)
+    return packed([version, "a" * 64, digest, level, item_id, up_to])
 
 
-DIGEST = QUESTION.digest("0x1p-3", "x")
+EIGHTH = (0.125).hex()
+DIGEST = QUESTION.digest("0x1p-3", "x", "3")
+
+
+def test_the_forger_of_these_tests_can_write_a_cursor():
+    assert decode(forged(EIGHTH), QUESTION) == Bookmark(np.float32(0.125), "x", 3)
 
 
 @pytest.mark.parametrize("text", [
     "", "x", "not base64!", "ü", "A" * 100_000, packed({}), packed([]), packed(7), packed("abcde"),
-    packed([2, "a" * 64, DIGEST, 0.38, "x"]),
-    packed([2, "a" * 64, DIGEST, "0x1p-3"]),
-    packed([2, "a" * 64, DIGEST, "0x1p-3", None]),
-    forged("0x1p-3", version=1), forged("0x1p-3", version=True),
+    packed([3, "a" * 64, DIGEST, 0.38, "x", "3"]),
+    packed([3, "a" * 64, DIGEST, "0x1p-3", "x"]),
+    packed([3, "a" * 64, DIGEST, "0x1p-3", None, "3"]),
+    packed([3, "a" * 64, DIGEST, "0x1p-3", "x", 3]),
+    *(forged(EIGHTH, up_to=text) for text in ("", "-1", "03", "1.5", "٣", "9" * 30)),
+    forged("0x1p-3", version=2), forged("0x1p-3", version=True),
     forged("zero"), forged("nan"), forged("inf"), forged("0x1p5000"), forged("-0x1p-3"),
     forged((0.1).hex()), forged((0.5).hex()),
     packed([[[[]]]] * 5),

@@ -10,8 +10,8 @@ from pathlib import Path
 from jobs.workspace import ALIAS, STORE
 from pipeline.config import load_recipe
 from pipeline.strict import parse
-from serving.assembly import Settings
 from serving.launch import THREAD_VARIABLES, ray_environment
+from serving.settings import Settings
 from tests.manifests import (
     K8S,
     KUSTOMIZATION,

@@ -49,3 +49,68 @@ def test_cancelled_work_never_runs_and_a_fault_reaches_who_waits():
         threads.submit("a", lambda: 1 / 0).result(timeout=5)
     assert threads.submit("a", lambda: 3).result(timeout=5) == 3
     assert ran == []
+
+
+# How long a turn is waited for
+
+
+class Clock:
+    """Each piece of work takes as long as it says: the clock moves on by itself."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def works(threads, clock, customer, seconds):
+    def work():
+        clock.now += seconds
+
+    threads.submit(customer, work).result(timeout=5)
+
+
+def queued(threads, customer, count):
+    return [threads.submit(customer, lambda: None) for _ in range(count)]
+
+
+def test_the_expected_wait_is_the_turns_ahead_times_what_each_took():
+    clock = Clock()
+    threads = FairThreads(1, 1, clock)
+    works(threads, clock, "slow", 2.0)
+    works(threads, clock, "quick", 0.5)
+    assert threads.expected_wait("slow") == 0.0
+    gate = threading.Event()
+    begun = threading.Event()
+    blocked = threads.submit("x", lambda: begun.set() or gate.wait(10))
+    assert begun.wait(5)
+    try:
+        waiting = queued(threads, "slow", 10) + queued(threads, "quick", 3)
+        # quick: its own 3, and of slow's 10 the 4 that come in turn: 3 * 0.5 + 4 * 2.0
+        assert threads.expected_wait("quick") == pytest.approx(9.5)
+        # slow: its own 10 and all 3 of quick: 10 * 2.0 + 3 * 0.5
+        assert threads.expected_wait("slow") == pytest.approx(21.5)
+        # somebody new waits for one turn of each: 2.0 + 0.5
+        assert threads.expected_wait("new") == pytest.approx(2.5)
+    finally:
+        gate.set()
+    wait([blocked, *waiting], timeout=5)
+    assert threads.expected_wait("slow") == 0.0
+
+
+def test_work_that_becomes_slower_is_expected_to_be_slow():
+    clock = Clock()
+    threads = FairThreads(1, 1, clock)
+    for _ in range(50):
+        works(threads, clock, "a", 0.1)
+    for _ in range(50):
+        works(threads, clock, "a", 1.0)
+    gate, begun = threading.Event(), threading.Event()
+    blocked = threads.submit("x", lambda: begun.set() or gate.wait(10))
+    assert begun.wait(5)
+    waiting = queued(threads, "a", 1)
+    expected = threads.expected_wait("a")
+    gate.set()
+    wait([blocked, *waiting], timeout=5)
+    assert 0.9 < expected <= 1.0

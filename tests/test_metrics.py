@@ -33,8 +33,8 @@ class Town:
         self.distances, self.truth = {}, {}
         self.recorder = Recorder(
             self.records, WORLD.plan, release="r1", grid=WORLD.grid, rate=1.0,
-            visible=lambda _, e: (np.arange(600), self.distances[int(e[0])]),
-            item_id=str, rng=self.rng,
+            visible=lambda _, e, __: (np.arange(600), self.distances[int(e[0])]),
+            item_id=lambda row, _: str(row), rng=self.rng,
         )
 
     def serve(self, customer, n):

@@ -25,7 +25,7 @@ class Gallery:
         self.is_match = pairs.is_match[:, self.shuffle]
         self.asked = []
 
-    def visible(self, customer, embedding):
+    def visible(self, customer, embedding, overlay):
         row = int(embedding[0])
         self.asked.append((customer, row))
         return np.arange(1000, 1000 + self.distances.shape[1]), self.distances[row]
@@ -41,7 +41,7 @@ def records(tmp_path):
 def recorder(records, gallery, *, rate, seed=0, release="r"):
     return Recorder(
         records, WORLD.plan, release=release, grid=WORLD.grid, rate=rate,
-        visible=gallery.visible, item_id=lambda row: f"item-{row}",
+        visible=gallery.visible, item_id=lambda row, _: f"item-{row}",
         rng=np.random.default_rng(seed),
     )
 
@@ -113,8 +113,8 @@ def test_ties_with_an_edge_count_on_the_match_side_and_nothing_visible_is_fine(r
     seen = {0: edges, 1: edges[:0]}
     writer = Recorder(
         records, plan, release="r", grid=grid, rate=1.0,
-        visible=lambda customer, e: (np.arange(seen[int(e[0])].size), seen[int(e[0])]),
-        item_id=str, rng=np.random.default_rng(0),
+        visible=lambda customer, e, _: (np.arange(seen[int(e[0])].size), seen[int(e[0])]),
+        item_id=lambda row, _: str(row), rng=np.random.default_rng(0),
     )
     writer.record(answered(2), at=0.0)
     pairs = records.reviews(9, None, "r")

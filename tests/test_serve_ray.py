@@ -7,17 +7,27 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
+import numpy as np
 import pytest
 
 from pipeline.distance import deciding
+from pipeline.store import Store
 from serving.access import SCOPES, add_key
 from serving.guard import processes_of
 from serving.launch import free_block
+from serving.listening import wide_listeners
+from serving.rpc.limen_pb2 import QueryInput, QueryRequest
+from serving.rpc.limen_pb2_grpc import LimenStub
 from serving.schema import MAX_BODY_BYTES
+from tests.replica_world import expected_matches
 from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
 
 pytestmark = pytest.mark.ray
@@ -32,7 +42,12 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.world = make_world(folder / "candidate")
-        self.port = free_block(1)
+        self.other = make_world(folder / "other", seed=8, threshold=np.float32(0.07))
+        store = Store(str(folder / "store"))
+        for name in ("candidate", "other"):
+            store.add(folder / name)
+        store.promote("production", self.world.release.id)
+        self.port, self.grpc_port = free_block(1), free_block(1)
         self.url = f"http://127.0.0.1:{self.port}"
         keys = folder / "keys.json"
         self.key = add_key(keys, CUSTOMERS[0], SCOPES)
@@ -41,8 +56,10 @@ class Server:
         )
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "jobs.cli", "serve", str(self.folder / "candidate"),
-                "--port", str(self.port), "--keys", str(self.folder / "keys.json"),
+        return [sys.executable, "-m", "jobs.cli", "serve", "production",
+                "--store", str(self.folder / "store"), "--replicas", "2",
+                "--port", str(self.port), "--grpc-port", str(self.grpc_port),
+                "--keys", str(self.folder / "keys.json"),
                 "--records", f"sqlite:///{self.folder / 'records.db'}"]
 
     def start(self) -> None:
@@ -92,7 +109,11 @@ def gauges(server: Server) -> list[str]:
     response = server.client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    return response.text.splitlines()
+    # What replicas count starts anew with them; the rest is read from the records.
+    counted = ("limen_replicas", "limen_requests", "limen_request_seconds", "limen_queries",
+               "limen_refused", "limen_swap")
+    return [line for line in response.text.splitlines()
+            if not line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(counted)]
 
 
 def test_it_says_what_it_serves_where_and_who_can_reach_it(server):
@@ -100,9 +121,10 @@ def test_it_says_what_it_serves_where_and_who_can_reach_it(server):
     assert f"Serving release {server.world.release.id12} at {server.url}" in said
     assert f"Threshold {float(THRESHOLD):.6f}" in said
     assert f"{server.url}/v1/query" in said
-    listed = re.search(r"HAProxy.s statistics ([\d, ]+); Ray.s own [\d, ]+\.", said)
-    assert listed is not None
-    assert str(server.port) not in listed[0]
+    listed = re.search(r"beyond this machine .*: (.*)\.\n", said)
+    told = set(map(int, re.findall(r"(\d+) \(", listed[1]))) if listed else set()
+    assert {entry.port for entry in wide_listeners(server.process.pid)} <= told
+    assert server.port not in told
     with socket.socket() as probe:
         probe.settimeout(1)
         outside = socket.gethostbyname(socket.gethostname())
@@ -120,6 +142,101 @@ def test_answers_over_http_are_those_of_brute_force(server):
         )
         matches = server.query(row)["results"][0]["matches"]
         assert [(m["distance"], m["item_id"]) for m in matches] == expected
+
+
+def ask_on(server: Server, stop: threading.Event, answered: Counter[str]) -> None:
+    """Ask until ``stop``: every answer has to be whole and of one release."""
+    worlds = {world.release.id12: world for world in (server.world, server.other)}
+    rows = server.world.vectors[[0, 50, 345]]
+    expected = {(name, place): expected_matches(world, row) for name, world in worlds.items()
+                for place, row in enumerate(rows)}
+    with httpx.Client(base_url=server.url, headers=server.client.headers, timeout=30) as client:
+        while not stop.is_set():
+            for place, row in enumerate(rows):
+                response = client.post("/v1/query", json={
+                    "queries": [{"embedding": row.tolist()}], "limit": 1000,
+                })
+                assert response.status_code == 200, response.text
+                answer = response.json()
+                release, found = answer["release"], answer["results"][0]["matches"]
+                assert answer["threshold"]["value"] == float(worlds[release].release.threshold)
+                assert [(m["distance"], m["item_id"]) for m in found] == expected[release, place]
+                answered[release] += 1
+
+
+def test_releases_are_promoted_and_rolled_back_under_load_without_a_failed_request(server):
+    stop, answered = threading.Event(), [Counter() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask_on, server, stop, counted) for counted in answered]
+        try:
+            for _ in range(10):
+                for path, body, meant in (
+                    ("promote", {"release": server.other.release.id12}, server.other),
+                    ("rollback", {}, server.world),
+                ):
+                    response = server.client.post(f"/v1/admin/{path}", json=body)
+                    assert response.status_code == 200, response.text
+                    moved = response.json()
+                    assert moved["release"] == meant.release.id12
+                    assert (moved["replicas"], moved["swapped"]) == (2, 2)
+                    assert server.query(0)["release"] == meant.release.id12
+        finally:
+            stop.set()
+        for future in asking:
+            future.result()
+    for world in (server.world, server.other):
+        assert sum(counted[world.release.id12] for counted in answered) > 0
+    deadline = time.monotonic() + STOP_SECONDS  # reports come once a second
+    served = f'limen_replicas{{release="{server.world.release.id12}"}} 2.0'
+    while time.monotonic() < deadline:
+        lines = server.client.get("/metrics").text.splitlines()
+        queries = [line for line in lines if line.startswith("limen_queries_total{")]
+        if served in lines and queries and float(queries[0].rpartition(" ")[2]) >= sum(
+            counted.total() for counted in answered
+        ):
+            break
+        time.sleep(0.2)
+    else:
+        raise AssertionError(lines)
+    assert "limen_swaps_total 40.0" in lines
+    assert "limen_swap_refused_total 0.0" in lines
+
+
+def test_grpc_comes_through_the_proxy_with_the_same_answers_and_refusals(server):
+    channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+    limen = LimenStub(channel)
+    metadata = (("authorization", f"Bearer {server.key}"), ("x-request-id", "mine"))
+    rows = (0, 50, 51)
+    asked = QueryRequest(limit=1000, queries=[
+        QueryInput(embedding=server.world.vectors[row].astype("<f4").tobytes()) for row in rows
+    ])
+    answer = limen.Query(asked, metadata=metadata, timeout=30)
+    for row, result in zip(rows, answer.results, strict=True):
+        same = server.query(row)["results"][0]["matches"]
+        assert [(m.item_id, m.distance) for m in result.matches] == [
+            (m["item_id"], m["distance"]) for m in same
+        ]
+    nothing = server.client.post("/v1/query", json={"queries": []}).json()["error"]
+    nobody = httpx.get(f"{server.url}/v1/release", headers={"Authorization": "Bearer wrong"}
+                       ).json()["error"]
+    for wrong, key, status, same in (
+        (QueryRequest(), server.key, grpc.StatusCode.INVALID_ARGUMENT, nothing),
+        (asked, "wrong", grpc.StatusCode.UNAUTHENTICATED, nobody),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            limen.Query(wrong, metadata=(("authorization", f"Bearer {key}"), metadata[1]),
+                        timeout=30)
+        assert refused.value.code() == status
+        trailing = dict(refused.value.trailing_metadata())
+        assert (trailing["limen-code"], refused.value.details()) == (same["code"], same["message"])
+        assert trailing["x-request-id"] == "mine"
+    with pytest.raises(grpc.RpcError) as refused:
+        limen.Query(QueryRequest(queries=[QueryInput(image=b"x" * (18 * 2**20))]),
+                    metadata=metadata, timeout=30)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert check(b"", timeout=30) == b"\x08\x01"
+    channel.close()
 
 
 def test_every_kind_of_refusal_comes_through_as_json(server):

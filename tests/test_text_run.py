@@ -104,18 +104,47 @@ def test_items_of_a_release_embed_through_its_own_tokenizer(world, monkeypatch, 
         shutil.move(folder / "elsewhere", folder / "model")
 
 
-def test_a_text_query_to_a_text_release_gets_one_clear_line_and_an_embedding_an_answer(world):
+def test_a_text_query_is_embedded_by_the_releases_own_tokeniser_and_model(world):
     retriever = Retriever(world[1])
     assert retriever.passes_self_query()
-    for query in (Query(text="red shoe"), Query(image="aGVsbG8="), Query(vector=[1.0])):
-        with pytest.raises(RefusedError, match="embeds texts, not taken here yet; send an embedd"
-                           ) as refused:
-            embeddings_of([query], retriever)
-        assert refused.value.status == 422
-    row = retriever.encoder.embed(retriever.encoder.tokenise(["red shoe"]))[0]
-    sent = embeddings_of([Query(embedding=row.tolist())], retriever)
-    np.testing.assert_array_equal(sent[0], row)
+    encoder = retriever.encoder
+    expected = encoder.embed(encoder.tokenise(["red shoe", "fine blue lamp"]))
+    row = [1.0] + [0.0] * 15
+    asked = [Query(text="red shoe"), Query(embedding=row), Query(text="fine blue lamp")]
+    sent = embeddings_of(asked, retriever)
+    np.testing.assert_allclose(sent[[0, 2]], expected, atol=1e-6)
+    np.testing.assert_array_equal(sent[1], row)
     assert retriever.answer("customer 0", sent)[0].complete
+
+
+@pytest.mark.parametrize(("query", "reason"), [
+    (Query(text=""), "text: no text"),
+    (Query(text="zzz yyy"), "text: none of its tokens is known"),
+    (Query(text="red " * 25_001), "text: 100004 characters; expected at most 100000"),
+    (Query(image="aGVsbG8="), "image: this release embeds texts; send 'text' or an embedding"),
+    (Query(vector=[1.0]), "vector: this release embeds texts; send 'text' or an embedding"),
+])
+def test_a_query_that_a_text_release_cannot_read_is_named(world, query, reason):
+    with pytest.raises(RefusedError, match=f"queries.2.{reason}") as refused:
+        embeddings_of([Query(text="red"), Query(text="shoe"), query], Retriever(world[1]))
+    assert refused.value.status == 422
+    assert refused.value.details["index"] == 2
+
+
+def test_a_text_gives_bit_equal_distances_and_the_same_matches_alone_and_in_any_batch(world):
+    retriever = Retriever(world[1])
+    assert retriever.encoder.batching.band > 0  # or the test would show nothing
+    given, _ = texts()
+    rng = np.random.default_rng(5)
+    alone = {}
+    for row in range(0, len(given), 16):
+        vector = embeddings_of([Query(text=given[row])], retriever)
+        alone[row] = retriever.answer("customer 0", vector, limit=1000, exact=True)[0].matches
+    for size in (2, 3, 7, 24):
+        rows = rng.permutation(list(alone))[:size].tolist()
+        vectors = embeddings_of([Query(text=given[row]) for row in rows], retriever)
+        answers = retriever.answer("customer 0", vectors, limit=1000, exact=True)
+        assert [answer.matches for answer in answers] == [alone[row] for row in rows]
 
 
 def test_a_text_of_unknown_words_is_named_or_set_aside(tmp_path, monkeypatch, quiet):

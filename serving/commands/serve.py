@@ -11,6 +11,7 @@ import logging
 import os
 import shlex
 import signal
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,14 +22,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipeline.encoder import Encoder
 from pipeline.records import open_records
 from pipeline.release import Release
-from serving import launch
+from serving import launch, supervisor
 from serving.access import KeyRing
-from serving.assembly import Settings, open_named
 from serving.guard import dismiss, start_guard
 from serving.listening import wide_listeners
 from serving.monitor import WINDOW
+from serving.recall_watch import RECHECK_EVERY
+from serving.settings import Settings, open_named
 
 
 def main(
@@ -38,40 +41,78 @@ def main(
     store: Annotated[str, typer.Option(help="Folder or URL of the store.")] = "store",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(
+        help="Port of gRPC; 0: no gRPC.", min=0, max=65535)] = 0,
     keys: Annotated[Path, typer.Option(help="The customers' keys.")] = Path("keys.json"),
     records: Annotated[str, typer.Option(help="Database URL of decisions and verdicts.")]
     = "sqlite:///records.db",
+    trail: Annotated[Path | None, typer.Option(
+        help="File that overrides and refusals are told in.",
+        show_default="trail.jsonl beside the keys")] = None,
     record_rate: Annotated[float, typer.Option(help="Share of queries recorded.", min=0, max=1)]
     = 1.0,
     replicas: Annotated[int, typer.Option(help="Processes that answer.", min=1)] = 1,
     window: Annotated[int, typer.Option(
         help="Latest reviewed queries of a customer that its gauges count.", min=8)] = WINDOW,
+    public_key: Annotated[list[Path] | None, typer.Option(
+        help="File with keys of which one must have signed the release; may be given again.")]
+    = None,
+    recheck_every: Annotated[int, typer.Option(
+        help="Queries of which one is searched again exactly.", min=1)] = RECHECK_EVERY,
+    shadow: Annotated[str | None, typer.Option(
+        help="Alias or id of a release to compare with, unseen.")] = None,
+    shadow_share: Annotated[float, typer.Option(
+        help="Share of the queries that are compared.", min=0, max=1)] = 0.1,
 ) -> None:
     """Verify a release and serve it until SIGINT or SIGTERM."""
     console = Console(soft_wrap=True, highlight=False)
-    launch.require_free_port(host, port)
+    for wanted in filter(None, (port, grpc_port)):
+        launch.require_free_port(host, wanted)
     settings = Settings(release=release, store=store, keys=str(keys), records=records,
-                        record_rate=record_rate, replicas=replicas, window=window)
+                        trail=str(trail or ""), record_rate=record_rate, replicas=replicas,
+                        window=window, recheck_every=recheck_every, shadow=shadow,
+                        shadow_share=shadow_share,
+                        public_keys=tuple(str(path) for path in public_key or ()))
+    environment = dict(os.environ)  # before Ray's flags are added: they are of one start
+    if fall := _serve(console, settings, host, (port, grpc_port)):
+        supervisor.start_again(fall, environment)
+    console.print("Stopped.")
+
+
+def _serve(
+    console: Console, settings: Settings, host: str, ports: tuple[int, int]
+) -> supervisor.Fall | None:
+    """Serve until a signal (None) or until a head process of Ray has ended.
+
+    ``ports``: of HTTP and of gRPC, 0 for none.
+    """
     opened = open_named(settings)
-    known = len(KeyRing(keys))
-    open_records(records).close()
-    with _stopped_by_signals() as stopped, _private_folder() as folder:
+    known = len(KeyRing(Path(settings.keys)))
+    open_records(settings.records).close()
+    fall = None
+    with _stopped_by_signals() as stopped, _private_folder() as (folder, guard):
         _prepare_ray(console, folder)
-        console.print(f"Starting Ray Serve with {replicas} replica(s) ...")
+        console.print(f"Starting Ray Serve with {settings.replicas} replica(s) ...")
         from serving import app  # reads Ray's flags: only after they are set
 
         try:
-            app.start(settings, host, port)
+            app.start(settings, host, *ports)
+            head = supervisor.RayHead()
             stopped.listen()  # ray.init has put its own handler there
-            _announce(console, opened, settings, f"http://{_reachable(host)}:{port}")
+            http, grpc = (f"{_reachable(host)}:{port}" for port in ports)
+            _announce(console, opened, settings, f"http://{http}", grpc if ports[1] else None)
             if not known:
-                console.print(f"{keys} holds no key yet: "
-                              f"limen keys add CUSTOMER --scope query --keys {keys}")
-            stopped.wait()
-            console.print("Stopping ...")
+                console.print(f"{settings.keys} holds no key yet: "
+                              f"limen keys add CUSTOMER --scope query --keys {settings.keys}")
+            fall = stopped.wait(head)
+            if fall is None:
+                console.print("Stopping ...")
         finally:
-            app.stop()
-    console.print("Stopped.")
+            if fall is None:
+                app.stop()
+            else:
+                supervisor.end_children(guard.pid)  # a Ray without its head cannot be stopped
+    return fall
 
 
 class _Stop:
@@ -84,9 +125,12 @@ class _Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._event.set())
 
-    def wait(self) -> None:
+    def wait(self, head: supervisor.RayHead) -> supervisor.Fall | None:
+        """Until a signal (None), or until a process of Ray's ``head`` has ended."""
         while not self._event.wait(0.2):  # a plain wait would hold signals back
-            pass
+            if fall := head.fallen():
+                return fall
+        return None
 
 
 @contextmanager
@@ -103,12 +147,13 @@ def _stopped_by_signals() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A folder for HAProxy's files, guarded: it goes, with what runs from it, even on SIGKILL."""
+def _private_folder() -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A folder for HAProxy's files and its guard: it goes, with what runs from it, even on SIGKILL.
+    """
     with tempfile.TemporaryDirectory(prefix="limen-", ignore_cleanup_errors=True) as name:
         guard = start_guard(Path(name))
         try:
-            yield Path(name)
+            yield Path(name), guard
         finally:
             dismiss(guard)
 
@@ -119,26 +164,39 @@ def _prepare_ray(console: Console, folder: Path) -> None:
         console.print(f"HAProxy is not to be had ({missing}); "
                       "serving through Ray's own proxy, several times slower.")
     launch.apply(launch.ray_environment(folder, haproxy=missing is None))
+    if missing is None:
+        launch.steer_haproxy(folder)
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
-def _announce(console: Console, release: Release, settings: Settings, url: str) -> None:
+def _announce(
+    console: Console, release: Release, settings: Settings, url: str, grpc: str | None
+) -> None:
     facts = release.manifest.facts
     console.print(f"Serving release {release.id12} at {url}  (reference: {url}/docs)")
+    if grpc:
+        console.print(f"gRPC at {grpc}  (serving/rpc/limen.proto; metadata `authorization`: "
+                      "Bearer KEY)")
     console.print(f"Threshold {float(facts.threshold):.6f} ({facts.rule}): {facts.guarantee}")
     console.print("Query with a key of `limen keys add`:")
-    example = '{"queries": [{"image": "\'$(base64 -w0 FILE)\'"}]}'
-    console.print(f"  curl -H 'Authorization: Bearer KEY' {url}/v1/query -d '{example}'",
-                  markup=False)
+    console.print(f"  curl -H 'Authorization: Bearer KEY' {url}/v1/query "
+                  f"-d '{_example(Encoder(release.folder / 'model.onnx'))}'", markup=False)
     wide = wide_listeners(os.getpid())
-    proxy = sorted({str(entry.port) for entry in wide if entry.program == "haproxy"})
-    others = sorted({str(entry.port) for entry in wide if entry.program != "haproxy"} - {*proxy})
     if wide:
-        console.print("Besides, these ports can be reached from beyond this machine unless a "
-                      f"firewall forbids it: HAProxy's statistics {', '.join(proxy) or 'none'}; "
-                      f"Ray's own {', '.join(others) or 'none'}.")
+        listed = ", ".join(f"{entry.port} ({entry.program})" for entry in wide)
+        console.print("Ports that can be reached from beyond this machine unless a firewall "
+                      f"forbids it: {listed}.")
     console.print(f"Records: {settings.records}. Stop with Ctrl-C or: "
                   f"kill {shlex.quote(str(os.getpid()))}")
+
+
+def _example(encoder: Encoder) -> str:
+    """A query of the kind that the release takes, as a shell takes it between single quotes."""
+    content = {
+        "image": '"image": "\'$(base64 -w0 FILE)\'"', "text": '"text": "WORDS"',
+        "vector": f'"vector": [X1, .., X{encoder.input_dimension}]',
+    }[encoder.kind]
+    return f'{{"queries": [{{{content}}}]}}'
 
 
 def _reachable(host: str) -> str:

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from serving.commands.client import SERVER, ClientError, KeyOption, ServerOption, ask, require_key
+from serving.client import Verdict
+from serving.commands.client import SERVER, ClientError, KeyOption, ServerOption, connect
 
 app = typer.Typer(help="Reviews to do, verdicts to send.", add_completion=False)
 
@@ -29,19 +30,20 @@ def list_reviews(
     as_json: Annotated[bool, typer.Option("--json", help="As a file for `send`.")] = False,
 ) -> None:
     """Pairs drawn for review, whole query by whole query."""
-    answer = ask(server, f"/v1/reviews?budget={budget}", require_key(key))
+    with connect(server, key) as limen:
+        reviews = limen.reviews(budget)
     if as_json:
         verdicts = [
-            {"query_id": r["query_id"], "item_id": r["item_id"], "draw_id": r["draw_id"],
+            {"query_id": r.query_id, "item_id": r.item_id, "draw_id": r.draw_id,
              "is_match": None}
-            for r in answer["reviews"]
+            for r in reviews
         ]
         typer.echo(json.dumps({"verdicts": verdicts}, indent=1))
         return
     table = Table("draw", "query", "item", "distance")
-    for review in answer["reviews"]:
-        table.add_row(review["draw_id"], review["query_id"], escape(review["item_id"]),
-                      f"{review['distance']:.6f}")
+    for review in reviews:
+        table.add_row(review.draw_id, review.query_id, escape(review.item_id),
+                      f"{review.distance:.6f}")
     Console().print(table)
 
 
@@ -56,5 +58,10 @@ def send(
         body = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ClientError(f"{file}: not a JSON file: {error}") from None
-    answer = ask(server, "/v1/verdicts", require_key(key), body)
-    Console().print(f"{answer['accepted']} verdicts kept, {answer['repeated']} were there already.")
+    try:
+        verdicts = [Verdict(**entry) for entry in body["verdicts"]]
+    except (TypeError, KeyError) as error:
+        raise ClientError(f"{file}: {error}; expected the form of `list --json`") from None
+    with connect(server, key) as limen:
+        kept = limen.verdicts(verdicts)
+    Console().print(f"{kept.accepted} verdicts kept, {kept.repeated} were there already.")

@@ -1,0 +1,1 @@
+"""gRPC: the same operations as over HTTP, with vectors as raw little-endian float32."""
