@@ -54,8 +54,8 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@status=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not gpu" -n 2 --dist loadfile || status=1; \
-	$(BIN)/python -m pytest -m ray || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not gpu and not long" -n 2 --dist loadfile || status=1; \
+	$(BIN)/python -m pytest -m "ray and not long" || status=1; \
 	exit $$status
 
 # Finished runs stand in docs/study/runs.jsonl and are not repeated. ARGS=--quick tries everything.

@@ -248,7 +248,7 @@ def test_hostile_requests_are_answered_soundly_and_tell_nothing(sender):
     assert {200, 400, 401, 404, 405} <= set(sender.statuses)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_hostile_requests_are_answered_soundly_and_tell_nothing(sender):
     sender.play(seed=2, count=10_000)
     assert sender.server.ask([{"embedding": embedding(sender.server)}])[0] == 200

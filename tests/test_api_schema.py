@@ -57,7 +57,7 @@ def test_an_operation_does_what_the_document_says(server, document, path, method
     agrees(server, document, path, method, 5, phases=[Phase.explicit, Phase.generate])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("path", "method"), PAIRS)
 def test_an_operation_does_what_the_document_says_at_length(server, document, path, method):
     agrees(server, document, path, method, 400)

@@ -84,7 +84,7 @@ MISSES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("miss", MISSES)
 @pytest.mark.parametrize("share", [3e-4, 3e-3, 3e-2])

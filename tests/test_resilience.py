@@ -24,7 +24,7 @@ from serving.supervisor import STEADY_SECONDS
 from tests.serving_release import CUSTOMERS, DIMENSION, THRESHOLD
 from tests.test_serve_ray import READY_SECONDS, Server
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 BACK_SECONDS = 90
 """On an idle machine a process is back in seconds; a starved one takes its time."""

@@ -99,7 +99,7 @@ def test_no_request_fails_and_no_answer_mixes_two_releases(shop):
     asyncio.run(swap_under_load(shop, 12))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_promotions_under_load_fail_no_request(shop):
     counted = asyncio.run(swap_under_load(shop, 1000))
     assert sum(sum(answers.values()) for answers in counted) > 1000
