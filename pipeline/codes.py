@@ -17,12 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.distance import Vectors, deciding_rows
+from pipeline.lists import Chosen
 
 Looked = tuple[
     NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]
 ]
 """Rows and deciding distances of all queries, one after the other; (n + 1,) where each query's
 begin; (n,) the distance up to which each query's are all there."""
+
+Room = tuple[
+    NDArray[np.int64], NDArray[np.float64], NDArray[np.int32], NDArray[np.float64],
+    NDArray[np.float64],
+]  # fmt: skip
+"""To work in: places kept and how near they may be; of a list the sums and their bounds."""
 
 _LARGEST = 127
 _SLACK = 1e-6  # far above the rounding of the bounds, and of the deciding distance to float32
@@ -54,9 +61,9 @@ class Rows:
     """Length of the longest row."""
 
     def look(
-        self, queries: Vectors, chosen: NDArray[np.int64], threshold: np.float32, at_least: int = 1
+        self, queries: Vectors, chosen: Chosen, threshold: np.float32, at_least: int = 1
     ) -> Looked:
-        """What the lists ``chosen`` (n, p) hold for the queries (n, d).
+        """What the ``chosen`` lists hold for the queries (n, d).
 
         All rows up to the threshold, the nearest beyond it, the ``at_least`` nearest, and whatever
         the codes cannot tell from them.
@@ -66,7 +73,7 @@ class Rows:
             (float(threshold), self.largest_norm, at_least),
         )
 
-    def members_of(self, lists: NDArray[np.int64]) -> NDArray[np.int64]:
+    def members_of(self, lists: NDArray[np.int32]) -> NDArray[np.int64]:
         """Rows of these lists."""
         parts = [self.codes.rows[self.starts[one] : self.starts[one + 1]] for one in lists]
         return np.concatenate([np.empty(0, np.int64), *parts])
@@ -116,28 +123,32 @@ def _coded_query(query: NDArray[np.float32], out: NDArray[np.int16]) -> tuple[fl
 @numba.njit(cache=True, nogil=True)
 def _look(
     queries: Vectors,
-    chosen: NDArray[np.int64],
+    chosen: Chosen,
     starts: NDArray[np.int64],
     codes: Codes,
     vectors: Vectors,
     bounds: tuple[float, float, int],
 ) -> Looked:
-    most = 0
-    for i in range(chosen.shape[0]):
+    count = queries.shape[0]
+    most = longest = 0
+    for i in range(count):
         total = 0
-        for one in chosen[i]:
-            total += starts[one + 1] - starts[one]
+        for one in chosen.lists[chosen.ends[i] : chosen.ends[i + 1]]:
+            size = starts[one + 1] - starts[one]
+            total, longest = total + size, max(longest, size)
         most = max(most, total)
-    kept, low = np.empty(most, np.int64), np.empty(most)
-    ends, within = np.zeros(chosen.shape[0] + 1, np.int64), np.empty(chosen.shape[0])
+    room = (np.empty(most, np.int64), np.empty(most), np.empty(longest, np.int32),
+            np.empty(longest), np.empty(longest))  # fmt: skip
+    ends, within = np.zeros(count + 1, np.int64), np.empty(count)
     rows, distances = np.empty(most, np.int64), np.empty(most, np.float32)
-    for i in range(chosen.shape[0]):
-        count, within[i] = _pass_over(queries[i], chosen[i], starts, codes, bounds, kept, low)
-        begin, end = ends[i], ends[i] + count
+    for i in range(count):
+        lists = chosen.lists[chosen.ends[i] : chosen.ends[i + 1]]
+        kept, within[i] = _pass_over(queries[i], lists, starts, codes, bounds, room)
+        begin, end = ends[i], ends[i] + kept
         if end > rows.size:
             rows, distances = _longer(rows, distances, 2 * end)
-        for k in range(count):
-            rows[begin + k] = codes.rows[kept[k]]
+        for k in range(kept):
+            rows[begin + k] = codes.rows[room[0][k]]
         deciding_rows(queries[i], vectors, rows[begin:end], distances[begin:end])
         ends[i + 1] = end
     return rows[: ends[-1]], distances[: ends[-1]], ends, within
@@ -154,9 +165,7 @@ def _longer(
 
 
 @numba.njit(cache=True, nogil=True)
-def _sums(
-    values: NDArray[np.int8], coded: NDArray[np.int16], out: NDArray[np.int32]
-) -> None:
+def _sums(values: NDArray[np.int8], coded: NDArray[np.int16], out: NDArray[np.int32]) -> None:
     """Sums of products of a query and rows; nothing else in the loop, so that it vectorises."""
     for row in range(values.shape[0]):
         total = np.int32(0)
@@ -166,38 +175,53 @@ def _sums(
 
 
 @numba.njit(cache=True, nogil=True)
+def _intervals(
+    sums: NDArray[np.int32],
+    scales: NDArray[np.float32],
+    errors: NDArray[np.float32],
+    facts: tuple[float, float, float],
+    out: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> None:
+    """Between what distances each row lies; cut off at 2, as distances are."""
+    scale, apart, slope = facts
+    nearest, farthest = out
+    for row in range(scales.size):
+        middle = 1.0 - sums[row] * (scale * scales[row])
+        error = apart + slope * errors[row]
+        nearest[row] = min(middle - error, 2.0)
+        farthest[row] = min(middle + error, 2.0)
+
+
+@numba.njit(cache=True, nogil=True)
 def _pass_over(
     query: NDArray[np.float32],
-    chosen: NDArray[np.int64],
+    lists: NDArray[np.int32],
     starts: NDArray[np.int64],
     codes: Codes,
     bounds: tuple[float, float, int],
-    kept: NDArray[np.int64],
-    low: NDArray[np.float64],
+    room: Room,
 ) -> tuple[int, float]:
-    """Put the codes of one query that need a decision into ``kept``: how many, and how far all."""
+    """Put the codes of one query that need a decision into ``room``: how many, and how far all."""
     threshold, largest_norm, at_least = bounds
+    kept, low, sums, nearest, farthest = room
     coded = np.empty(query.size, np.int16)
     scale, length, left = _coded_query(query, coded)
-    apart, slope = left * largest_norm + _SLACK, length + left
+    facts = (scale, left * largest_norm + _SLACK, length + left)
     near = np.full(at_least, np.inf)  # how far the nearest rows may be, in order
-    sums = np.empty(kept.size, np.int32)
     count, rejected, cut = 0, np.inf, np.inf
-    for one in chosen:
-        begin = starts[one]
-        _sums(codes.values[begin : starts[one + 1]], coded, sums)
-        for place in range(begin, starts[one + 1]):
-            middle = 1.0 - sums[place - begin] * (scale * codes.scales[place])
-            error = apart + slope * codes.errors[place]
-            nearest = min(middle - error, 2.0)  # where distances are cut off
-            if nearest > cut:
+    for one in lists:
+        begin, end = starts[one], starts[one + 1]
+        _sums(codes.values[begin:end], coded, sums)
+        _intervals(sums, codes.scales[begin:end], codes.errors[begin:end], facts,
+                   (nearest, farthest))  # fmt: skip
+        for row in range(end - begin):
+            if nearest[row] > cut:
                 continue
-            kept[count], low[count] = place, nearest
+            kept[count], low[count] = begin + row, nearest[row]
             count += 1
-            farthest = min(middle + error, 2.0)
-            if nearest > threshold:  # for sure; so the nearest rejected row is no farther
-                rejected = min(rejected, farthest)
-            _insert(farthest, near)
+            if nearest[row] > threshold:  # for sure; so the nearest rejected row is no farther
+                rejected = min(rejected, farthest[row])
+            _insert(farthest[row], near)
             cut = max(rejected, near[-1])
     return _keep(kept[:count], low[:count], cut), cut
 

@@ -7,6 +7,7 @@ the query being the unit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from pipeline.distance import Vectors
 from pipeline.intervals import clustered_rate
 from pipeline.lists import Lists
 
-HELD_OUT = 512
+HELD_OUT = 1024
 """Rows that stand in for queries."""
 
 _PAIRS_ACCEPTED = 1e-3  # share of pairs whose distance is the horizon, where none is given
@@ -91,31 +92,42 @@ def share_of(truth: Truth, found: NDArray[np.bool_]) -> Share:
     return Share(share, min(lower, share), max(upper, share), truth.horizon)
 
 
-def least_effort(
-    truth: Truth, efforts: NDArray[np.int64], target: float, *, most: int
-) -> tuple[int, Share]:
-    """The least effort that finds the ``target`` share; match k is found from ``efforts`` (K,) on.
+def least_nearness(
+    truth: Truth, vectors: Vectors, lists: Lists, assigned: NDArray[np.int64], target: float
+) -> tuple[float, float, Share]:
+    """How near to the best a list has to come to be probed, for the ``target`` share of matches.
 
-    ``most`` finds whatever there is, and is the answer where nothing less will do.
+    With the mean number of lists that this probes, and what it finds; -1 and all of them where
+    nothing less will do. ``assigned``: (m,) the list of each row.
     """
-    share = np.cumsum(np.bincount(efforts, minlength=most + 1)) / (efforts.size + 1)
-    enough = np.flatnonzero(share[: most + 1] >= target)
-    effort = max(1, int(enough[0])) if enough.size else most
-    return effort, share_of(truth, efforts <= effort)
-
-
-def probes_needed(
-    truth: Truth, vectors: Vectors, lists: Lists, assigned: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """(K,) for each match how many lists have to be probed until it is found."""
-    needed = np.empty(truth.matches.size, np.int64)
+    needed = np.empty(truth.matches.size, np.float64)
+    ratios = np.empty((truth.queries.size, lists.count), np.float32)
     bounds = np.searchsorted(truth.owner, np.arange(truth.queries.size + 1))
-    place = np.empty(lists.count, np.int64)
     for number, row in enumerate(truth.queries):
+        products = lists.products(vectors[row])
+        best = products.max()
+        ratios[number] = products / best if best > 0 else 1.0
         mine = slice(bounds[number], bounds[number + 1])
-        place[np.argsort(-lists.products(vectors[row]), kind="stable")] = np.arange(lists.count)
-        needed[mine] = place[assigned[truth.matches[mine]]] + 1
-    return needed
+        needed[mine] = ratios[number, assigned[truth.matches[mine]]]
+    place = math.ceil(target * (needed.size + 1)) - 1
+    nearness = -1.0
+    if place < needed.size:
+        # A little less: the search multiplies what is divided here.
+        nearness = max(float(np.partition(-needed, place)[place] * -1) * (1 - 1e-6), -1.0)
+    if nearness <= 0:
+        return -1.0, float(lists.count), share_of(truth, np.ones(needed.size, np.bool_))
+    return nearness, float((ratios >= nearness).sum(axis=1).mean()), share_of(
+        truth, needed >= nearness)  # fmt: skip
+
+
+def least_rank(
+    truth: Truth, needed: NDArray[np.int64], target: float, most: int
+) -> tuple[int, Share]:
+    """How many of the first-ranked rows hold the ``target`` share; ``needed``: ``ranks_needed``."""
+    share = np.cumsum(np.bincount(needed, minlength=most + 1)) / (needed.size + 1)
+    enough = np.flatnonzero(share[: most + 1] >= target)
+    count = max(1, int(enough[0])) if enough.size else most
+    return count, share_of(truth, needed <= count)
 
 
 def ranks_needed(

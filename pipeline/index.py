@@ -21,7 +21,7 @@ from pipeline.codes import Codes, Rows, encode
 from pipeline.config import IndexConfig
 from pipeline.distance import Vectors
 from pipeline.durable import write_durably
-from pipeline.effort import HELD_OUT, Truth, least_effort, probes_needed, true_matches
+from pipeline.effort import HELD_OUT, Truth, least_nearness, true_matches
 from pipeline.gallery import Gallery
 from pipeline.lists import SEED, Lists, assign, cluster, list_angles
 from pipeline.search import Found, Index, Segment
@@ -148,12 +148,13 @@ def _write_segment(
     if kind == "rabitq":
         goal = config.match_recall, threads
         return _write_proposed(vectors, facts, stem, truth, goal, (lists, assigned))
-    needed = probes_needed(truth, vectors, lists, assigned)
-    probes, share = least_effort(truth, needed, config.match_recall, most=count)
+    nearness, probes, share = least_nearness(
+        truth, vectors, lists, assigned, config.match_recall
+    )
     if config.kind == "auto" and probes > WORTH_PROBING * count:
         return _write_flat(vectors, replace(facts, kind="flat"), stem)
     _write_lists(vectors, lists, assigned, stem)
-    return replace(facts, lists=count, probes=probes, **asdict(share))
+    return replace(facts, lists=count, nearness=nearness, probes=probes, **asdict(share))
 
 
 def _write_flat(vectors: Vectors, facts: SegmentFacts, stem: Path) -> SegmentFacts:
@@ -162,7 +163,7 @@ def _write_flat(vectors: Vectors, facts: SegmentFacts, stem: Path) -> SegmentFac
         np.zeros((vectors.shape[1], 1), np.float32), np.asarray([np.pi]), facts.largest_norm
     )
     _write_lists(vectors, lists, np.zeros(len(vectors), np.int64), stem)
-    return replace(facts, lists=1, probes=1)
+    return replace(facts, lists=1, probes=1.0)
 
 
 def _write_lists(vectors: Vectors, lists: Lists, assigned: NDArray[np.int64], stem: Path) -> None:

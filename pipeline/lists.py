@@ -1,13 +1,15 @@
 """The coarse half of an inverted file: which lists a query probes, and what that leaves.
 
-The order of the lists is our own product of query and centroids, summed in index order: the same
-lists for a query in any batch. The angle of each list's farthest member says whether an unprobed
-list can hold a row within some distance. How many lists are probed is calibrated (``effort``).
+The product of query and centroids is our own, summed in index order: the same lists for a query in
+any batch. Probed are the lists whose product comes near enough to the largest one: as few as one
+for a query amid a list, more between them; how near is calibrated (``effort``). The angle of each
+list's farthest member says whether an unprobed list can hold a row within some distance.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -21,6 +23,15 @@ _ANGLE_SLACK = 1e-6  # radians; far above the rounding of arccos in float64
 _ROUNDS, _POINTS_PER_LIST = 6, 32  # of the clustering: more costs time and moves next to nothing
 _BLOCK = 4096
 _TILE = 256  # centroids whose sums stay in the first-level cache
+
+
+class Chosen(NamedTuple):
+    """The lists that each of n queries looks into."""
+
+    lists: NDArray[np.int32]
+    """Of all queries, one after the other."""
+    ends: NDArray[np.int64]
+    """(n + 1,) where those of each query begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +57,26 @@ class Lists:
         return out
 
     def choose(
-        self, queries: Vectors, probes: int, threshold: np.float32
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(n, probes) lists nearest to each query; (n,) whether no other holds a match."""
-        chosen = np.empty((len(queries), min(probes, self.count)), np.int64)
-        alone = np.empty(len(queries), np.bool_)
-        facts = (float(threshold), self.largest_norm)
-        _choose(queries, self.columns, self.angles, facts, chosen, alone)
-        return chosen, alone
+        self, queries: Vectors, nearness: float, threshold: np.float32
+    ) -> tuple[Chosen, NDArray[np.bool_]]:
+        """The lists that each query (n, d) probes; (n,) whether no other holds a match.
 
-    def within(self, query: NDArray[np.float32], horizon: float) -> NDArray[np.int64]:
+        ``nearness``: the share of the largest product that a list's has to reach; below 0: all.
+        """
+        chosen = np.empty(len(queries) * self.count, np.int32)
+        ends, alone = np.zeros(len(queries) + 1, np.int64), np.empty(len(queries), np.bool_)
+        facts = (np.float32(nearness), float(threshold), self.largest_norm)
+        _choose(queries, self.columns, self.angles, facts, (chosen, ends, alone))
+        return Chosen(chosen[: ends[-1]], ends), alone
+
+    def within(self, query: NDArray[np.float32], horizon: float) -> NDArray[np.int32]:
         """The lists that may hold a row up to ``horizon`` from the query (d,)."""
         out = np.empty(self.count, np.bool_)
         products = self.products(query)
         facts = _facts_of(query, horizon, self.largest_norm)
         for one in range(self.count):
             out[one] = _may_hold(products[one], self.angles[one], facts)
-        return np.flatnonzero(out)
+        return np.flatnonzero(out).astype(np.int32)
 
 
 def list_angles(
@@ -140,43 +154,33 @@ def _choose(
     queries: Vectors,
     columns: Vectors,
     angles: NDArray[np.float64],
-    facts: tuple[float, float],
-    chosen: NDArray[np.int64],
-    alone: NDArray[np.bool_],
+    facts: tuple[np.float32, float, float],
+    out: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]],
 ) -> None:
+    nearness, threshold, largest_norm = facts
+    chosen, ends, alone = out
     products = np.empty(columns.shape[1], np.float32)
-    probed = np.zeros(products.size, np.bool_)
-    for i in range(chosen.shape[0]):
+    for i in range(queries.shape[0]):
         _products(queries[i], columns, products)
-        _largest(products, chosen[i])
-        for one in chosen[i]:
-            probed[one] = True
-        limits = _facts_of(queries[i], facts[0], facts[1])
-        alone[i] = True
+        least = _least(products, nearness)
+        limits = _facts_of(queries[i], threshold, largest_norm)
+        count, alone[i] = ends[i], True
         for one in range(products.size):
-            if not probed[one] and _may_hold(products[one], angles[one], limits):
+            if products[one] >= least:
+                chosen[count] = one
+                count += 1
+            elif alone[i] and _may_hold(products[one], angles[one], limits):
                 alone[i] = False
-                break
-        for one in chosen[i]:
-            probed[one] = False
+        ends[i + 1] = count
 
 
 @numba.njit(cache=True, nogil=True)
-def _largest(products: NDArray[np.float32], out: NDArray[np.int64]) -> None:
-    """Places of the largest products, the first of equal ones; in order, unless it is all."""
-    if out.size == products.size:
-        out[:] = np.arange(out.size)
-        return
-    count = 0
+def _least(products: NDArray[np.float32], nearness: np.float32) -> np.float32:
+    """The product from which on a list is probed: all are where none lies ahead of the query."""
+    best = np.float32(0)
     for one in range(products.size):
-        if count == out.size and products[one] <= products[out[count - 1]]:
-            continue
-        count = min(count + 1, out.size)
-        place = count - 1
-        while place > 0 and products[out[place - 1]] < products[one]:
-            out[place] = out[place - 1]
-            place -= 1
-        out[place] = one
+        best = max(best, products[one])
+    return np.float32(best * nearness) if best > 0 and nearness >= 0 else np.float32(-np.inf)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.distance import Vectors
-from pipeline.effort import Truth, least_effort, probes_needed, ranks_needed, share_of
+from pipeline.effort import Truth, least_nearness, least_rank, ranks_needed, share_of
 from pipeline.lists import Lists
 from pipeline.segments import Propose, SegmentFacts
 
@@ -61,15 +61,13 @@ def bits_of(
     index = faiss.IndexIVFRaBitQ(quantizer, lists.columns.shape[0], lists.count, faiss.METRIC_L2)
     index.train(vectors)
     index.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(assigned))
-    needed = probes_needed(truth, vectors, lists, assigned)
-    probes, _ = least_effort(truth, needed, (1 + target) / 2, most=lists.count)
+    nearness, probes, _ = least_nearness(truth, vectors, lists, assigned, (1 + target) / 2)
     most = min(_MOST_RANKED, len(vectors))
-    rank = bits_ranking(index, lists, replace(facts, probes=probes, candidates=most), threads)
+    facts = replace(facts, lists=lists.count, nearness=nearness, probes=probes, candidates=most)
+    rank = bits_ranking(index, lists, facts, threads)
     ranks = ranks_needed(truth, vectors, rank, most + 1)
-    candidates, share = least_effort(truth, ranks, target, most=most)
-    return index, replace(
-        facts, lists=lists.count, probes=probes, candidates=candidates, **asdict(share)
-    )
+    candidates, share = least_rank(truth, ranks, target, most)
+    return index, replace(facts, candidates=candidates, **asdict(share))
 
 
 def graph_ranking(index: faiss.Index, depth: int, threads: int) -> Propose:
@@ -87,14 +85,16 @@ def graph_ranking(index: faiss.Index, depth: int, threads: int) -> Propose:
 def bits_ranking(index: faiss.Index, lists: Lists, facts: SegmentFacts, threads: int) -> Propose:
     """The rows of the probed lists whose bits are nearest."""
     bits: Any = index
-    bits.nprobe = facts.probes
-    coarse = np.zeros((1, facts.probes), np.float32)  # FAISS measures to the centroids by itself
+    bits.nprobe = lists.count  # FAISS leaves out lists of the number -1
+    coarse = np.zeros((1, lists.count), np.float32)  # and measures to centroids by itself
 
     def rank(query: NDArray[np.float32]) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(threads)
-        chosen, _ = lists.choose(query[None, :], facts.probes, np.float32(0))
+        chosen, _ = lists.choose(query[None, :], facts.nearness, np.float32(0))
+        probed = np.full((1, lists.count), -1)
+        probed[0, : chosen.lists.size] = chosen.lists
         return _proposed(
-            bits.search_preassigned(query[None, :], facts.candidates, chosen, coarse)
+            bits.search_preassigned(query[None, :], facts.candidates, probed, coarse)
         )
 
     return rank

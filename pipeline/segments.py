@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline import distance
 from pipeline.codes import Rows
 from pipeline.distance import Vectors
-from pipeline.lists import Lists
+from pipeline.lists import Chosen, Lists
 from pipeline.search import Known
 
 Propose = Callable[[NDArray[np.float32]], NDArray[np.int64]]
@@ -46,8 +46,11 @@ class SegmentFacts:
     """Length of its longest vector."""
     lists: int = 0
     """Lists that its rows are parted into; 0: none."""
-    probes: int = 0
-    """Lists that a query looks into."""
+    nearness: float = -1.0
+    """Share of its largest product with a centroid that a list's has to reach to be probed;
+    below 0: all lists are."""
+    probes: float = 0.0
+    """Mean number of lists that the held-out queries probed."""
     candidates: int = 0
     """Rows that FAISS proposes for a query, and the depth of a search through a graph."""
     match_recall: float = 1.0
@@ -97,31 +100,32 @@ class ListSegment:
 
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """What the lists nearest to each query hold."""
-        chosen, alone = self.lists.choose(queries, self.facts.probes, threshold)
+        chosen, alone = self.lists.choose(queries, self.facts.nearness, threshold)
         rows, distances, ends, _ = self.rows.look(queries, chosen, threshold, at_least)
         rows += self.facts.start
-        whole = chosen.shape[1] == self.lists.count
-        at = ends.tolist()
+        whole = np.diff(chosen.ends) == self.lists.count
+        at, sure = ends.tolist(), (whole | alone).tolist()
         return [
-            Known(rows[begin:end], distances[begin:end], whole,
-                  1.0 if whole or sure else self.facts.match_recall)
-            for begin, end, sure in zip(at[:-1], at[1:], alone.tolist(), strict=True)
+            Known(rows[at[i] : at[i + 1]], distances[at[i] : at[i + 1]], complete,
+                  1.0 if sure[i] else self.facts.match_recall)
+            for i, complete in enumerate(whole.tolist())
         ]  # fmt: skip
 
     def reached_rows(self, query: NDArray[np.float32]) -> NDArray[np.int64]:
         """The rows of the lists nearest to the query."""
-        chosen, _ = self.lists.choose(query[None, :], self.facts.probes, np.float32(0))
-        return self.rows.members_of(chosen[0]) + self.facts.start
+        chosen, _ = self.lists.choose(query[None, :], self.facts.nearness, np.float32(0))
+        return self.rows.members_of(chosen.lists) + self.facts.start
 
     def scan(
         self, query: NDArray[np.float32], threshold: np.float32, at_least: int, horizon: float
     ) -> Known:
         """What all lists hold that may have a row up to ``horizon``."""
         if horizon < math.inf:
-            chosen = self.lists.within(query, horizon)
+            lists = self.lists.within(query, horizon)
         else:
-            chosen = np.arange(self.lists.count)
-        rows, distances, _, _ = self.rows.look(query[None, :], chosen[None, :], threshold, at_least)
+            lists = np.arange(self.lists.count, dtype=np.int32)
+        chosen = Chosen(lists, np.asarray([0, lists.size]))
+        rows, distances, _, _ = self.rows.look(query[None, :], chosen, threshold, at_least)
         return Known(rows + self.facts.start, distances)
 
 

@@ -13,6 +13,7 @@ from pipeline.config import IndexConfig
 from pipeline.effort import share_of, true_matches
 from pipeline.gallery import build_gallery, open_gallery
 from pipeline.index import build_index, open_index
+from pipeline.lists import Chosen
 from tests.search_world import (
     brute_distances,
     brute_order,
@@ -42,6 +43,11 @@ def world(tmp_path_factory):
         found[kind] = folder
     queries = np.concatenate([rows[asked], gallery.vectors[:: 400]])
     return gallery, queries, found
+
+
+def of_one(lists):
+    """The lists that a single query looks into."""
+    return Chosen(lists.astype(np.int32), np.asarray([0, lists.size]))
 
 
 def opened(folder):
@@ -180,7 +186,7 @@ def test_codes_leave_nothing_out(seed, dimension, place, step, at_least, lists):
     rows = Rows(encode(vectors, order), vectors, starts, 1 + 1e-6)
     chosen = np.arange(0, lists, 2)
     reached = np.concatenate([order[starts[one] : starts[one + 1]] for one in chosen])
-    got, levels, ends, within = rows.look(query[None, :], chosen[None, :], threshold, at_least)
+    got, levels, ends, within = rows.look(query[None, :], of_one(chosen), threshold, at_least)
     assert ends.tolist() == [0, got.size]
     np.testing.assert_array_equal(levels, true[got])
     order = np.sort(true[reached])
@@ -205,5 +211,5 @@ def test_codes_of_vectors_that_round_badly_still_bound_their_distances():
     for query in vectors[:20]:
         true = brute_distances(query, vectors)
         threshold = np.sort(true)[30]
-        got, _, _, _ = rows.look(query[None, :], np.zeros((1, 1), np.int64), threshold)
+        got, _, _, _ = rows.look(query[None, :], of_one(np.asarray([0])), threshold)
         assert set(np.flatnonzero(true <= threshold)) <= set(got.tolist())

@@ -28,7 +28,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.search.data import QUERIES, prepare, world
-from benchmarks.search.engines import PEERS, Trial, ours, peer
+from benchmarks.search.engines import PEERS, Trial, build, ours, peer
 
 
 def in_a_process(folder: Path, name: str) -> dict[str, Any]:
@@ -76,7 +76,12 @@ def main() -> None:
     if args.engine:
         with threadpool_limits(1):
             trial, name = Trial(args.folder), args.engine
-            report = peer(trial, name) if name in PEERS else ours(trial, name)
+            if name in PEERS:
+                report = peer(trial, name)
+            elif name.startswith("build "):
+                report = build(trial, name.removeprefix("build "))
+            else:
+                report = ours(trial, name)
         print(json.dumps(report))
         return
     sizes = [10_000, 100_000, 1_000_000] if args.grow else [args.items]
@@ -93,7 +98,8 @@ def main() -> None:
             del vectors
             kinds = {}
             for kind in args.kinds.split(","):
-                kinds[kind] = in_a_process(folder, kind)
+                built = in_a_process(folder, f"build {kind}")
+                kinds[kind] = in_a_process(folder, kind) | built
                 show(kind, kinds[kind])
             if args.grow:
                 continue
