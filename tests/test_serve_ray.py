@@ -111,7 +111,7 @@ def gauges(server: Server) -> list[str]:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     # What replicas count starts anew with them; the rest is read from the records.
     counted = ("limen_replicas", "limen_requests", "limen_request_seconds", "limen_queries",
-               "limen_refused", "limen_swap")
+               "limen_refused", "limen_swap", "limen_recheck", "limen_match_recall_live")
     return [line for line in response.text.splitlines()
             if not line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(counted)]
 
