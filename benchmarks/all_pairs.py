@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline.classes import ClassCounts
+from pipeline.consistency.opis import opis_of
+from pipeline.counting.classes import ClassCounts
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import count_classes
 from pipeline.distance import Vectors, from_euclidean, to_euclidean
-from pipeline.operating import Grid
-from pipeline.opis import opis_of
-from pipeline.pairs import count_classes
 
 PER_CLASS = 10
 FAR = (1e-2, 1e-1)

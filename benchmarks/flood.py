@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.access import add_key, set_limit
-from serving.key_file import Limit
-from serving.launch import free_block
+from serving.access.key_file import Limit
+from serving.access.keys import add_key, set_limit
+from serving.machine.launch import free_block
 from tests.serving_release import CUSTOMERS, World, make_world
 
 LIMIT, TIMES = 20, 50

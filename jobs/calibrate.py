@@ -20,14 +20,14 @@ from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
 from pipeline.canonical import canonical_json
 from pipeline.config import Recipe
+from pipeline.counting.operating import save_counts
 from pipeline.data.items import load_items
 from pipeline.durable import write_durably
-from pipeline.evaluation import Measurement, measure
-from pipeline.findings import findings
-from pipeline.index import open_index
-from pipeline.operating import save_counts
-from pipeline.release import measure_digests
-from pipeline.report import write_report
+from pipeline.evaluation.embedding import Measurement, measure
+from pipeline.evaluation.findings import findings
+from pipeline.releases.release import measure_digests
+from pipeline.reports.report import write_report
+from pipeline.search.index import open_index
 
 
 def calibrate(recipe: Recipe, workspace: Workspace, console: Console) -> Path:

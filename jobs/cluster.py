@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.classes import ClassCounts
+from pipeline.counting.classes import ClassCounts
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import Labels, count_classes
 from pipeline.distance import Vectors
-from pipeline.operating import Grid
-from pipeline.pairs import Labels, count_classes
 
 # Read by Ray when it is imported or started; what the user has set stays.
 _ENVIRONMENT = {
@@ -55,7 +55,7 @@ def connected(workers: int) -> Iterator[None]:
 def count_on_cluster(
     vectors: Vectors, labels: Labels, item_ids: Sequence[str], grid: Grid, shards: int
 ) -> ClassCounts:
-    """``pipeline.pairs.count_classes`` in ``shards`` Ray tasks, on one core each.
+    """``pipeline.counting.pairs.count_classes`` in ``shards`` Ray tasks, on one core each.
 
     Arrays and errors as there; equal counts for any number of shards.
     """

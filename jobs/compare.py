@@ -27,20 +27,20 @@ from rich.table import Table
 from jobs.command import script, terminal
 from jobs.index import label_hash
 from jobs.workspace import STORE
-from pipeline.changes import Change, Difference, Share
-from pipeline.comparison import Comparison, Contender, compare
 from pipeline.config import Recipe, parse_recipe
 from pipeline.data.items import Items, Strings, missing
 from pipeline.data.readers import read_items
 from pipeline.distance import Vectors
-from pipeline.encoder import Encoder
-from pipeline.evaluation import Population, population
-from pipeline.flips import Decider
-from pipeline.index import build_index, open_index
-from pipeline.inputs import PART, embed_items, require_inputs
-from pipeline.manifest import MANIFEST
-from pipeline.release import Release, open_release
-from pipeline.store import Store
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.inputs import PART, embed_items, require_inputs
+from pipeline.evaluation.changes import Change, Difference, Share
+from pipeline.evaluation.comparison import Comparison, Contender, compare
+from pipeline.evaluation.embedding import Population, population
+from pipeline.evaluation.flips import Decider
+from pipeline.releases.manifest import MANIFEST
+from pipeline.releases.release import Release, open_release
+from pipeline.releases.store import Store
+from pipeline.search.index import build_index, open_index
 
 Pair = tuple[Release, Release]
 

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from jobs.prepare import save_array
 from pipeline.distance import Vectors
-from pipeline.encoder import Encoder
+from pipeline.encoding.encoder import Encoder
 
 _PART = 2048  # rows between two files: seconds of work that an interruption can cost
 

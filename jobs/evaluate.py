@@ -23,21 +23,21 @@ from jobs.command import script, terminal
 from jobs.subjects import Sources, Subject, load_subject
 from jobs.workspace import STORE
 from pipeline.canonical import canonical_json
+from pipeline.consistency.ranges import RANGE_FAR, SPACINGS
 from pipeline.data.items import missing
 from pipeline.data.labels import Labels, read_labels
 from pipeline.durable import write_durably
-from pipeline.earlier import read_run
-from pipeline.evaluated import Evaluated, document
-from pipeline.evaluated_rows import summary_rows
-from pipeline.evaluation_page import render
-from pipeline.grouping import GROUPINGS
-from pipeline.intervals import Interval
-from pipeline.measures import Measures, Settings, difference, measure_items
-from pipeline.numerals import thousandths_interval
-from pipeline.plots_runs import Arrow
-from pipeline.ranges import RANGE_FAR, SPACINGS
-from pipeline.report_parts import POINT_HEAD, point_cells, worst_first
-from pipeline.retrieval import KS
+from pipeline.evaluation.evaluated import Evaluated, document
+from pipeline.evaluation.grouping import GROUPINGS
+from pipeline.evaluation.measures import Measures, Settings, difference, measure_items
+from pipeline.evaluation.retrieval import KS
+from pipeline.reports.earlier import read_run
+from pipeline.reports.evaluated_rows import summary_rows
+from pipeline.reports.evaluation_page import render
+from pipeline.reports.numerals import thousandths_interval
+from pipeline.reports.plots_runs import Arrow
+from pipeline.reports.report_parts import POINT_HEAD, point_cells, worst_first
+from pipeline.statistics.intervals import Interval
 
 _SHOWN = 10  # groups in the table on the terminal
 

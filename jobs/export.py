@@ -18,15 +18,15 @@ from jobs.command import script
 from jobs.prepare import inputs_of
 from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag, tags
-from pipeline.batching import LARGEST, Batching, probe
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe
 from pipeline.data.items import Items, load_items
 from pipeline.distance import Vectors
 from pipeline.durable import partial_of
-from pipeline.encoder import Encoder
-from pipeline.evaluation import CALIBRATE, chosen, population
-from pipeline.export import Parity, add_facts, check_parity, export_onnx
+from pipeline.encoding.batching import LARGEST, Batching, probe
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.export import Parity, add_facts, check_parity, export_onnx
+from pipeline.evaluation.embedding import CALIBRATE, chosen, population
 from pipeline.models.registry import EmbeddingModel, load_model
 from pipeline.training.features import through
 

@@ -23,9 +23,9 @@ from jobs.stage import RecipeArgument, SkipOption, staged
 from jobs.workspace import Workspace, WorkspaceError, main_tag
 from pipeline.config import Recipe
 from pipeline.data.items import load_items
-from pipeline.evaluation import Population, population
-from pipeline.gallery import Gallery
-from pipeline.index import build_index
+from pipeline.evaluation.embedding import Population, population
+from pipeline.search.gallery import Gallery
+from pipeline.search.index import build_index
 
 SERVED = ("calibrate", "report", "unlabelled")
 """Splits that a release holds; what it was trained on stays out, or it would look too good."""

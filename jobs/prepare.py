@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from jobs.workspace import ROOT, Workspace
-from pipeline.calibration import CalibrationError
+from pipeline.calibration.choice import CalibrationError
 from pipeline.config import Recipe
 from pipeline.data.images import decode_all
 from pipeline.data.items import Items, ItemsError, load_items
 from pipeline.data.readers import join_rejected, read_items
 from pipeline.data.split import assign_splits
 from pipeline.data.texts import tokenise_all
+from pipeline.data.tokeniser import Tokeniser, TokeniserError
 from pipeline.durable import partial_of, sync
-from pipeline.evaluation import require_measurable
+from pipeline.evaluation.embedding import require_measurable
 from pipeline.models.text_tokeniser import tokeniser_of
-from pipeline.tokeniser import Tokeniser, TokeniserError
 
 
 def prepare(recipe: Recipe, console: Console, *, skip_bad_rows: bool = False) -> Workspace:

@@ -31,27 +31,27 @@ from jobs.index import label_hash, lay_out
 from jobs.prepare import bad_rows_of, inputs_of, keep_rejected, settle
 from jobs.sealing import seal_and_promote
 from jobs.workspace import ROOT, STORE, Workspace, alone
-from pipeline.aliases import StoreError
-from pipeline.calibration import CalibrationError
+from pipeline.calibration.choice import CalibrationError
 from pipeline.config import Recipe, parse_recipe
 from pipeline.data.items import Items
 from pipeline.data.readers import read_items
-from pipeline.database import Database
-from pipeline.decisions import RecordsError
 from pipeline.distance import Vectors
-from pipeline.encoder import Encoder
-from pipeline.evaluation import REPORT, Measurement, Population, measure_at, population
-from pipeline.findings import recorded_choice
-from pipeline.index import open_index
-from pipeline.inputs import require_inputs
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.inputs import require_inputs
+from pipeline.evaluation.embedding import REPORT, Measurement, Population, measure_at, population
+from pipeline.evaluation.findings import recorded_choice
 from pipeline.item_log.changes import Change, LogEnd
 from pipeline.item_log.content import Embedder
 from pipeline.item_log.fold import fold
 from pipeline.item_log.folded import write_folded
 from pipeline.item_log.log import ItemLog
-from pipeline.release import ID_LENGTH, Release
-from pipeline.signing import configured_key
-from pipeline.store import Store
+from pipeline.live.database import Database
+from pipeline.live.decisions import RecordsError
+from pipeline.releases.aliases import StoreError
+from pipeline.releases.release import ID_LENGTH, Release
+from pipeline.releases.signing import configured_key
+from pipeline.releases.store import Store
+from pipeline.search.index import open_index
 
 
 def reindex(

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from jobs.command import run_verb, terminal
 from jobs.workspace import ALIAS, STORE
-from pipeline.gate import GateError, verdict
-from pipeline.manifest import ReleaseError
-from pipeline.release import ID_LENGTH
-from pipeline.signing import SIGNING_KEY, make_key, read_private_key
-from pipeline.store import Store
+from pipeline.evaluation.gate import GateError, verdict
+from pipeline.releases.manifest import ReleaseError
+from pipeline.releases.release import ID_LENGTH
+from pipeline.releases.signing import SIGNING_KEY, make_key, read_private_key
+from pipeline.releases.store import Store
 
 app = typer.Typer(help="List, verify, promote and roll back releases.", add_completion=False)
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from jobs.workspace import main_tag
-from pipeline.calibration import PLURALS
+from pipeline.calibration.choice import PLURALS
+from pipeline.calibration.rules import CalibrationConfig, targets
 from pipeline.config import Recipe
-from pipeline.curves import BucketCurves
-from pipeline.evaluation import REPORT, Measurement
-from pipeline.extremes import eps_opis, rate_spreads
-from pipeline.findings import change_in_opis
-from pipeline.intervals import UNKNOWN
-from pipeline.report import Evaluation, ReportContent
-from pipeline.rules import CalibrationConfig, targets
-from pipeline.shift import inconsistency
+from pipeline.consistency.curves import BucketCurves
+from pipeline.consistency.extremes import eps_opis, rate_spreads
+from pipeline.consistency.shift import inconsistency
+from pipeline.evaluation.embedding import REPORT, Measurement
+from pipeline.evaluation.findings import change_in_opis
+from pipeline.reports.report import Evaluation, ReportContent
+from pipeline.statistics.intervals import UNKNOWN
 
 _CONTROLS = {
     "plain": "without risk control",

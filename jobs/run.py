@@ -24,9 +24,9 @@ from jobs.train import train
 from jobs.workspace import ALIAS, STORE, alone, tags
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe, load_recipe
-from pipeline.release import Release
-from pipeline.signing import configured_key
-from pipeline.store import Store
+from pipeline.releases.release import Release
+from pipeline.releases.signing import configured_key
+from pipeline.releases.store import Store
 
 
 def run(

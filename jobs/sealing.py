@@ -12,10 +12,10 @@ from rich.console import Console
 
 from pipeline.canonical import parse_object
 from pipeline.config import Recipe
-from pipeline.manifest import ReleaseFacts
-from pipeline.release import Release, seal
-from pipeline.signing import configured_key, put_signature
-from pipeline.store import Store
+from pipeline.releases.manifest import ReleaseFacts
+from pipeline.releases.release import Release, seal
+from pipeline.releases.signing import configured_key, put_signature
+from pipeline.releases.store import Store
 
 _LIBRARIES = (
     "faiss-cpu",

@@ -20,8 +20,8 @@ from pipeline.data.embeddings import SUFFIXES, EmbeddingsError, read_embeddings
 from pipeline.data.items import Items
 from pipeline.data.labels import Labels
 from pipeline.data.readers import read_items
-from pipeline.encoder import Encoder
-from pipeline.inputs import PART, embed_items, require_inputs
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.inputs import PART, embed_items, require_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,10 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.gate import GateConfig
+from pipeline.calibration.rules import CalibrationConfig
+from pipeline.evaluation.gate import GateConfig
 from pipeline.losses.config import LossConfig
 from pipeline.models.config import ModelConfig
-from pipeline.rules import CalibrationConfig
 from pipeline.strict import RecipeError as RecipeError
 from pipeline.strict import parse, require
 from pipeline.training.config import TrainConfig

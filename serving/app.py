@@ -2,7 +2,7 @@
 
 Nothing is decided here. ``Server`` turns a Starlette request into a ``Head`` and a ``Response``
 back; ``MonitorServer`` holds the one ``Monitor``. The flags that Ray reads at import are set by
-``serving/launch.py`` before this module is imported.
+``serving/machine/launch.py`` before this module is imported.
 
 One machine: ``limen serve production``
 Cluster:     a RayService with ``import_path: serving.app:build`` and ``Settings`` as ``args``
@@ -26,10 +26,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
 from pipeline.strict import parse
-from serving.admission import Head, announced_length, request_id
+from serving.access.admission import Head, announced_length, request_id
 from serving.assembly import gauges_of, replica_of
-from serving.parsing import too_large
-from serving.replicas import Report, Standing
 from serving.responses import REQUEST_ID, RefusedError, Response
 from serving.rpc.limen_pb2 import (
     HealthAnswer,
@@ -40,8 +38,10 @@ from serving.rpc.limen_pb2 import (
     VerdictRequest,
 )
 from serving.rpc.methods import SERVICER_FUNCTIONS, Rpc
-from serving.schema import MAX_BODY_BYTES
+from serving.schema.bodies import MAX_BODY_BYTES
 from serving.settings import Settings, pinned
+from serving.watching.replicas import Report, Standing
+from serving.web.parsing import too_large
 
 APPLICATION = "limen"
 _ONGOING = 128  # above the places of a Front: its refusals say why, Ray's do not

@@ -15,30 +15,30 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.calibration import curve_thresholds
-from pipeline.findings import recorded_choice
-from pipeline.records import Records, open_records
-from pipeline.release import Release
-from pipeline.store import Store
-from serving.access import KeyRing
-from serving.administration import Administration
-from serving.api import Api
+from pipeline.calibration.choice import curve_thresholds
+from pipeline.evaluation.findings import recorded_choice
+from pipeline.live.records import Records, open_records
+from pipeline.releases.release import Release
+from pipeline.releases.store import Store
+from serving.access.keys import KeyRing
+from serving.access.quota import Quotas
+from serving.access.refusal_trail import RefusalTrail
+from serving.answers.recall_watch import RecallWatch
 from serving.counters import Counters
-from serving.drift import Reference
-from serving.engine import open_engine
-from serving.engines import Engines
-from serving.following import Follower
-from serving.front import Bounds, Front
-from serving.gauges import Gauges, Watched
-from serving.memory import available_bytes, opening_turn, require_room
-from serving.monitor import Monitor
-from serving.quota import Quotas
-from serving.recall_watch import RecallWatch
-from serving.refusal_trail import RefusalTrail
-from serving.replicas import MonitorLink, Replicas, Standing
+from serving.releases.engine import open_engine
+from serving.releases.engines import Engines
+from serving.releases.following import Follower
+from serving.releases.memory import available_bytes, opening_turn, require_room
+from serving.releases.shadow import Shadow
 from serving.reporting import Replica
 from serving.settings import Settings, alias_of, open_named, store_of, trail_of
-from serving.shadow import Shadow
+from serving.watching.drift import Reference
+from serving.watching.gauges import Gauges, Watched
+from serving.watching.monitor import Monitor
+from serving.watching.replicas import MonitorLink, Replicas, Standing
+from serving.web.administration import Administration
+from serving.web.api import Api
+from serving.web.front import Bounds, Front
 
 _LOCAL_SECONDS, _REMOTE_SECONDS = 0.5, 5.0  # between looks at an alias, where nothing is said
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.counters import Counters
-from serving.front import Front
-from serving.replicas import REPORT_SECONDS, MonitorLink, Report, Standing
+from serving.watching.replicas import REPORT_SECONDS, MonitorLink, Report, Standing
+from serving.web.front import Front
 
 _GLANCE_SECONDS = 0.1
 _PATIENCE_SECONDS = 5.0

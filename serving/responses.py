@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from serving.key_file import Key
+from serving.access.key_file import Key
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"

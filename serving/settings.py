@@ -6,14 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.manifest import MANIFEST
-from pipeline.release import Release, open_release
-from pipeline.signing import PublicKeys, read_public_keys
-from pipeline.store import Store
+from pipeline.releases.manifest import MANIFEST
+from pipeline.releases.release import Release, open_release
+from pipeline.releases.signing import PublicKeys, read_public_keys
+from pipeline.releases.store import Store
 from pipeline.trail import Trail
-from serving.access import trail_beside
-from serving.monitor import WINDOW
-from serving.recall_watch import RECHECK_EVERY
+from serving.access.keys import trail_beside
+from serving.answers.recall_watch import RECHECK_EVERY
+from serving.watching.monitor import WINDOW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline import distance
-from pipeline.operating import Grid
+from pipeline.counting.operating import Grid
 
 
 def world(classes: int, items: int, dimension: int, seed: int = 0, sigma: float = 1.0):

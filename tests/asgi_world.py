@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from serving import app
-from serving.front import Front
+from serving.web.front import Front
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from jobs.index import label_hash
 from pipeline import distance
 from pipeline.config import parse_recipe
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts, save_counts
 from pipeline.data.items import Items
-from pipeline.evaluation import population
-from pipeline.index import build_index
-from pipeline.manifest import ReleaseFacts
-from pipeline.operating import BUCKETS, Grid, OperatingCounts, save_counts
-from pipeline.release import measure_digests, seal
-from pipeline.store import Store
+from pipeline.evaluation.embedding import population
+from pipeline.releases.manifest import ReleaseFacts
+from pipeline.releases.release import measure_digests, seal
+from pipeline.releases.store import Store
+from pipeline.search.index import build_index
 
 INPUTS = 8
 RANGE = (0.02, 0.6)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import distance
-from pipeline.counting import SHARED
+from pipeline.counting.queries import SHARED
 from pipeline.data.items import Items
 
 ROLES = ("both", "both", "query", "both", "gallery")

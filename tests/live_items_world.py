@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from pipeline.config import IndexConfig
-from pipeline.database import Database
-from pipeline.index import build_index
 from pipeline.item_log.changes import Content, NewItem
 from pipeline.item_log.log import ItemLog
+from pipeline.live.database import Database
+from pipeline.search.index import build_index
+from serving.answers.live_items import LiveItems
+from serving.answers.retriever import Retriever
 from serving.counters import Counters
-from serving.live_items import LiveItems
-from serving.retriever import Retriever
 from tests.search_world import as_release, brute_distances, make_gallery
 
 MODEL = "m" * 64

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.decisions import ReviewedQuery
-from pipeline.live import DrawPlan, draw, draw_plan
-from pipeline.operating import BUCKETS, NEGATIVE, POSITIVE, Grid, OperatingCounts, bucket_of
-from serving.drift import Reference
+from pipeline.counting.operating import (
+    BUCKETS,
+    NEGATIVE,
+    POSITIVE,
+    Grid,
+    OperatingCounts,
+    bucket_of,
+)
+from pipeline.live.decisions import ReviewedQuery
+from pipeline.live.population import DrawPlan, draw, draw_plan
+from serving.watching.drift import Reference
 
 CUSTOMERS = tuple(f"customer-{i}" for i in range(9))
 VISIBLE, MATCHES = 600, 7

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.calibration import Choice
-from pipeline.extremes import Corrected, EpsOpis, Spread
-from pipeline.intervals import UNKNOWN, Interval
-from pipeline.opis import Opis
-from pipeline.points import OperatingPoint
-from pipeline.report import Evaluation, ReportContent
+from pipeline.calibration.choice import Choice
+from pipeline.calibration.points import OperatingPoint
+from pipeline.consistency.extremes import Corrected, EpsOpis, Spread
+from pipeline.consistency.opis import Opis
+from pipeline.reports.report import Evaluation, ReportContent
+from pipeline.statistics.intervals import UNKNOWN, Interval
 
 CATEGORIES = (
     "Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body",

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
 from pipeline.distance import unit
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
 
 DIMENSION = 64
 THRESHOLDS = np.linspace(0.2, 0.8, 25).astype(np.float32)

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.distance import deciding
-from pipeline.store import Store
-from serving.access import SCOPES, add_key
-from serving.admission import Head
+from pipeline.releases.store import Store
+from serving.access.admission import Head
+from serving.access.keys import SCOPES, add_key
 from serving.assembly import gauges_of, replica_of
-from serving.gauges import Gauges
-from serving.replicas import Report, Standing
 from serving.reporting import Replica
 from serving.settings import Settings
+from serving.watching.gauges import Gauges
+from serving.watching.replicas import Report, Standing
 from tests.serving_release import CUSTOMERS, World, make_world
 
 ALIAS = "production"

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data.items import Items
-from pipeline.gallery import Gallery, build_gallery
+from pipeline.search.gallery import Gallery, build_gallery
 
 
 def unit_rows(rng, n, dimension):

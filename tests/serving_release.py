@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from pipeline.calibration import Choice, operating_grid
+from pipeline.calibration.choice import Choice, operating_grid
 from pipeline.config import IndexConfig
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts, save_counts
 from pipeline.data.items import Items
-from pipeline.gallery import build_gallery
-from pipeline.index import build_index
-from pipeline.manifest import ReleaseFacts
-from pipeline.operating import BUCKETS, Grid, OperatingCounts, save_counts
-from pipeline.release import Release, measure_digests, seal
+from pipeline.releases.manifest import ReleaseFacts
+from pipeline.releases.release import Release, measure_digests, seal
+from pipeline.search.gallery import build_gallery
+from pipeline.search.index import build_index
 
 SIZE = 2
 DIMENSION = SIZE * SIZE * 3

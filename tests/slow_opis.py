@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pipeline import distance
-from pipeline.classes import SPLITS, half_bits, ranks_in_class
+from pipeline.counting.classes import SPLITS, half_bits, ranks_in_class
 
 
 def halves_of(vectors, labels):

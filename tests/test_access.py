@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.trail import Trail, TrailError
-from serving.access import (
+from serving.access.key_file import SCOPES, KeysError, Limit, read_key_file
+from serving.access.keys import (
     KeyExpiredError,
     KeyRing,
     add_key,
@@ -21,7 +22,6 @@ from serving.access import (
 )
 from serving.commands.keys import app as keys_app
 from serving.commands.keys import end_of, seconds_of
-from serving.key_file import SCOPES, KeysError, Limit, read_key_file
 
 
 def test_a_new_key_is_found_with_its_customer_and_scopes(tmp_path):

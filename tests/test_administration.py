@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import administration, assembly
-from serving.access import add_key
+from serving import assembly
+from serving.access.keys import add_key
 from serving.assembly import gauges_of, replica_of
-from serving.schema_admin import MovedAnswer
+from serving.schema.admin import MovedAnswer
+from serving.web import administration
 from tests.replica_world import ALIAS, Link, open_shop, send, until
 from tests.serving_release import CUSTOMERS
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pipeline.aliases import AliasBook, StoreError, parse_aliases
 from pipeline.canonical import canonical_json
+from pipeline.releases.aliases import AliasBook, StoreError, parse_aliases
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 

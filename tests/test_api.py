@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.decisions import RecordsUnavailableError
 from pipeline.distance import deciding
-from pipeline.records import Records
-from serving import schema
-from serving.access import SCOPES, add_key
-from serving.admission import ROUTES, Head, request_id
+from pipeline.live.decisions import RecordsUnavailableError
+from pipeline.live.records import Records
+from serving.access.admission import ROUTES, Head, request_id
+from serving.access.key_file import read_key_file
+from serving.access.keys import SCOPES, add_key
+from serving.answers.retriever import Retriever
 from serving.assembly import front_of, gauges_of
-from serving.front import Bounds, Front
-from serving.key_file import read_key_file
-from serving.openapi import OPERATIONS, openapi_document
 from serving.responses import Response
-from serving.retriever import Retriever
+from serving.schema import bodies as schema
 from serving.settings import Settings
+from serving.web.front import Bounds, Front
+from serving.web.openapi import OPERATIONS, openapi_document
 from tests.serving_release import CUSTOMERS, DIMENSION, THRESHOLD, make_world, png
 
 

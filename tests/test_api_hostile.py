@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from pipeline.database import OVERRIDES, Database
-from pipeline.decisions import RecordsUnavailableError
-from pipeline.records import Records
-from serving import queries, schema
-from serving.answering import Answering
+from pipeline.live.database import OVERRIDES, Database
+from pipeline.live.decisions import RecordsUnavailableError
+from pipeline.live.records import Records
+from serving.answers import queries
+from serving.answers.answering import Answering
+from serving.answers.recorder import Recorder
+from serving.answers.retriever import Retriever
 from serving.assembly import front_of
 from serving.counters import Counters
-from serving.front import Bounds
-from serving.recorder import Recorder
-from serving.refusals import REFUSALS
 from serving.responses import RefusedError
-from serving.retriever import Retriever
-from serving.schema import Query, QueryRequest
+from serving.schema import bodies as schema
+from serving.schema.bodies import Query, QueryRequest
+from serving.web.front import Bounds
+from serving.web.refusals import REFUSALS
 from tests.asgi_world import Told, application, send
 from tests.hostile_requests import Hostile, hostile_requests
 from tests.serving_release import CUSTOMERS, png

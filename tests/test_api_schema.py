@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from serving.operations import OPERATIONS
+from serving.web.operations import OPERATIONS
 from tests.asgi_world import application
 from tests.test_api import Server
 

@@ -46,8 +46,8 @@ def test_the_import_law(path):
 
 
 def test_each_engine_stands_behind_one_door():
-    assert importers("faiss") == ["pipeline/proposals.py"]
-    assert importers("onnxruntime") == ["pipeline/encoder.py"]
+    assert importers("faiss") == ["pipeline/search/proposals.py"]
+    assert importers("onnxruntime") == ["pipeline/encoding/encoder.py"]
     assert importers("sqlalchemy") == [
         path for path in importers("sqlalchemy") if path.startswith("pipeline/")
     ]
@@ -63,6 +63,27 @@ def test_torch_is_where_models_are_made():
         # cuda: products of all pairs on a GPU, loaded only where a device is asked for.
         named = ("export", "cuda")
         assert path.startswith(allowed) or Path(path).stem in named, path
+
+
+def folder(module: str) -> str:
+    """The folder of ``pipeline`` or ``serving`` that a module lies in; empty: in none."""
+    parts = module.split(".")
+    deep = len(parts) > 1 and parts[0] in ("pipeline", "serving")
+    return "/".join(parts[:2]) if deep and (ROOT / parts[0] / parts[1]).is_dir() else ""
+
+
+def test_no_two_folders_need_each_other():
+    needs: dict[str, set[str]] = {}
+    for path in FILES:
+        home = folder(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if home:
+            needs.setdefault(home, set()).update(map(folder, imports(path)))
+    for home, needed in needs.items():
+        needed -= {home, ""}
+    while needs:
+        free = {home for home, needed in needs.items() if not needed & needs.keys()}
+        assert free, needs
+        needs = {home: needed for home, needed in needs.items() if home not in free}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

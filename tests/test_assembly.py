@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.release import ReleaseError
-from pipeline.store import Store, StoreError
+from pipeline.releases.release import ReleaseError
+from pipeline.releases.store import Store, StoreError
 from pipeline.strict import RecipeError, parse
 from serving.assembly import reference_of
 from serving.settings import Settings, absolute_records, alias_of, open_named, pinned

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from pipeline.calibration import (
+from pipeline.calibration.choice import (
     CalibrationError,
     Choice,
     choose,
@@ -17,10 +17,10 @@ from pipeline.calibration import (
     operating_grid,
     require_units,
 )
-from pipeline.counting import IdentityCounts
-from pipeline.ranges import CURVE_POINTS, fine_grid
-from pipeline.rates import customer_rates, mean_rates
-from pipeline.rules import CalibrationConfig, targets
+from pipeline.calibration.rates import customer_rates, mean_rates
+from pipeline.calibration.rules import CalibrationConfig, targets
+from pipeline.consistency.ranges import CURVE_POINTS, fine_grid
+from pipeline.counting.queries import IdentityCounts
 from pipeline.strict import RecipeError
 
 GRID = fine_grid()

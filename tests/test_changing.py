@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.database import DECISIONS, Database, decode_histogram
 from pipeline.distance import deciding
-from serving.access import add_key
-from serving.admission import Head
+from pipeline.live.database import DECISIONS, Database, decode_histogram
+from serving.access.admission import Head
+from serving.access.keys import add_key
+from serving.answers.retriever import Retriever
 from serving.assembly import front_of
-from serving.retriever import Retriever
-from serving.schema_items import DeletedAnswer, ItemsAnswer
+from serving.schema.items import DeletedAnswer, ItemsAnswer
 from tests.serving_release import CUSTOMERS, DIMENSION, THRESHOLD, embedding_of, png
 from tests.test_api import Link, Server, error
 

@@ -11,12 +11,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from pipeline import distance
-from pipeline import opis as module
-from pipeline.curves import BucketCurves, ClassCurves, curves_of
-from pipeline.intervals import Interval
-from pipeline.operating import Grid, OperatingCounts
-from pipeline.opis import Opis, opis, opis_difference, opis_of, opis_population, split_products
-from pipeline.pairs import count_classes
+from pipeline.consistency import opis as module
+from pipeline.consistency.curves import BucketCurves, ClassCurves, curves_of
+from pipeline.consistency.opis import (
+    Opis,
+    opis,
+    opis_difference,
+    opis_of,
+    opis_population,
+    split_products,
+)
+from pipeline.counting.operating import Grid, OperatingCounts
+from pipeline.counting.pairs import count_classes
+from pipeline.statistics.intervals import Interval
 from tests import slow_opis
 from tests.opis_world import customers
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline import distance
-from pipeline.class_points import class_points
-from pipeline.operating import Grid
-from pipeline.pairs import count_classes
+from pipeline.calibration.class_points import class_points
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import count_classes
 
 
 def points(vectors, labels, threshold, *, run=0):

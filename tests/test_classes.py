@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.classes import SPLITS, UNITS, ClassCounts, half_bits, ranks_in_class
-from pipeline.operating import Grid
+from pipeline.counting.classes import SPLITS, UNITS, ClassCounts, half_bits, ranks_in_class
+from pipeline.counting.operating import Grid
 
 GRID = Grid(np.asarray([0.1, 0.25, 0.5], np.float32))
 

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from pipeline.distance import deciding
-from serving.admission import Head
+from serving.access.admission import Head
 from serving.client import (
     AnswerError,
     AsyncClient,

@@ -13,21 +13,23 @@ from typer.testing import CliRunner
 
 from jobs import compare as verb
 from jobs.command import guarded
-from pipeline import changes, distance, flips, visibility
-from pipeline.changes import Change, difference
-from pipeline.comparison import ComparisonError, Contender, compare
+from pipeline import distance
 from pipeline.config import parse_recipe
-from pipeline.counting import SHARED, count_pairs
+from pipeline.consistency.opis import opis_difference
+from pipeline.consistency.ranges import spaced
+from pipeline.counting.operating import NEGATIVE, POSITIVE, Grid, bucket_of
+from pipeline.counting.queries import SHARED, count_pairs
 from pipeline.data.items import Items, ItemsError
-from pipeline.evaluation import population
-from pipeline.flips import UNKNOWN_KIND, Decider, Flips, count_flips
-from pipeline.index import build_index, open_index
-from pipeline.intervals import clustered_rate
-from pipeline.operating import NEGATIVE, POSITIVE, Grid, bucket_of
-from pipeline.opis import opis_difference
-from pipeline.ranges import spaced
-from pipeline.search import Reached
-from pipeline.store import Store
+from pipeline.evaluation import changes, flips
+from pipeline.evaluation.changes import Change, difference
+from pipeline.evaluation.comparison import ComparisonError, Contender, compare
+from pipeline.evaluation.embedding import population
+from pipeline.evaluation.flips import UNKNOWN_KIND, Decider, Flips, count_flips
+from pipeline.releases.store import Store
+from pipeline.search import visibility
+from pipeline.search.index import build_index, open_index
+from pipeline.search.threshold import Reached
+from pipeline.statistics.intervals import clustered_rate
 from tests.compared import INPUTS, RANGE, add_release, embeddings, make_items, write
 
 EYE = np.eye(INPUTS, dtype=np.float32)

@@ -4,7 +4,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jobs.cluster import connected, count_on_cluster
-from pipeline.pairs import PairsError, count_classes
+from pipeline.counting.pairs import PairsError, count_classes
 from tests.all_pairs_world import edges_among, lattice
 
 pytestmark = pytest.mark.ray

@@ -8,13 +8,13 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from pipeline import distance
-from pipeline.counting import SHARED, count_pairs
+from pipeline.counting.operating import Grid, bucket_of
+from pipeline.counting.queries import SHARED, count_pairs
 from pipeline.data.items import Items
-from pipeline.evaluation import population
-from pipeline.operating import Grid, bucket_of
-from pipeline.retrieval import recall_at_1
-from pipeline.search import Reached
-from pipeline.visibility import Queries
+from pipeline.evaluation.embedding import population
+from pipeline.evaluation.retrieval import recall_at_1
+from pipeline.search.threshold import Reached
+from pipeline.search.visibility import Queries
 
 ROLES = ("both", "both", "query", "gallery")
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cursor import Bookmark, CursorError, Question, ReleaseChangedError, decode, encode
+from serving.answers.cursor import (
+    Bookmark,
+    CursorError,
+    Question,
+    ReleaseChangedError,
+    decode,
+    encode,
+)
 
 QUESTION = Question(
     release="a" * 64, customer="acme", query=np.asarray([0.6, 0.8], np.float32),

@@ -6,9 +6,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.classes import SPLITS, ClassCounts
-from pipeline.curves import ALL, HALVES, BucketCurves, ClassCurves, curves_of, mean_over_splits
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
+from pipeline.consistency.curves import (
+    ALL,
+    HALVES,
+    BucketCurves,
+    ClassCurves,
+    curves_of,
+    mean_over_splits,
+)
+from pipeline.counting.classes import SPLITS, ClassCounts
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
 from tests.opis_world import THRESHOLDS, customers
 
 GRID = Grid(np.asarray([0.3, 0.6], np.float32))

@@ -14,7 +14,7 @@ import pytest
 from jobs.demo import story
 from jobs.demo.client import DemoError
 from jobs.demo.story import DRIFTED, RECIPE
-from serving.launch import free_block
+from serving.machine.launch import free_block
 from tests.promtool import assert_drift_alert
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.workspace import ALIAS, STORE
 from pipeline.config import load_recipe
 from pipeline.strict import parse
-from serving.launch import THREAD_VARIABLES, ray_environment
+from serving.machine.launch import THREAD_VARIABLES, ray_environment
 from serving.settings import Settings
 from tests.manifests import (
     K8S,

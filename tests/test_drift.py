@@ -13,14 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.decisions import Volume
-from pipeline.intervals import sequence_tail
-from pipeline.live import live_counts, within_horizon
-from pipeline.operating import OperatingCounts
-from pipeline.opis import opis_of
-from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
-from serving import drift
-from serving.drift import MIN_REVIEWED, OTHER, Drift
+from pipeline.consistency.opis import opis_of
+from pipeline.consistency.shift import curve_shift, inconsistency, reference_curve, utility_change
+from pipeline.counting.operating import OperatingCounts
+from pipeline.live.decisions import Volume
+from pipeline.live.population import live_counts, within_horizon
+from pipeline.statistics.intervals import sequence_tail
+from serving.watching import drift
+from serving.watching.drift import MIN_REVIEWED, OTHER, Drift
 from tests.live_world import CUSTOMERS, calibrated, queries, review
 
 WORLD = calibrated()

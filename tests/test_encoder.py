@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.encoder import Encoder, EncoderError, ImageError, decode_image
-from pipeline.export import export_onnx
+from pipeline.encoding.encoder import Encoder, EncoderError, ImageError, decode_image
+from pipeline.encoding.export import export_onnx
 from pipeline.models.registry import build_model
 from tests.training_world import exported, images, vectors
 

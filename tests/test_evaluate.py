@@ -13,7 +13,7 @@ import pytest
 
 from jobs import cli
 from pipeline import distance
-from pipeline.earlier import EarlierError, read_run
+from pipeline.reports.earlier import EarlierError, read_run
 from tests.compared import INPUTS, add_release, embeddings, make_items, write
 
 EYE = np.eye(INPUTS, dtype=np.float32)

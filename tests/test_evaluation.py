@@ -7,13 +7,19 @@ import pyarrow as pa
 import pytest
 from numpy.testing import assert_array_equal
 
-from pipeline.calibration import CalibrationError, Choice
+from pipeline.calibration.choice import CalibrationError, Choice
+from pipeline.calibration.rules import CalibrationConfig
 from pipeline.config import IndexConfig
-from pipeline.counting import count_pairs
-from pipeline.evaluation import chosen, measure, measure_at, population, require_measurable
-from pipeline.index import build_index, open_index
-from pipeline.operating import Grid
-from pipeline.rules import CalibrationConfig
+from pipeline.counting.operating import Grid
+from pipeline.counting.queries import count_pairs
+from pipeline.evaluation.embedding import (
+    chosen,
+    measure,
+    measure_at,
+    population,
+    require_measurable,
+)
+from pipeline.search.index import build_index, open_index
 from tests.lattice_world import lattice, pairs_of
 
 
@@ -23,7 +29,8 @@ def indexed(folder, kind, match_recall=1.0):
     people = population(items.content, items)
     people.gallery.write(folder)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.index.SCANNED_BELOW", 8)  # no segment is too small for lists
+        # No segment is too small for lists.
+        patched.setattr("pipeline.search.index.SCANNED_BELOW", 8)
         build_index(people.gallery, IndexConfig(kind=kind, match_recall=match_recall), folder)
     return items, people, open_index(folder, people.gallery)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.distance import deciding
-from pipeline.encoder import Encoder
-from pipeline.export import ExportError, check_parity, export_onnx
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.export import ExportError, check_parity, export_onnx
 from tests.training_world import exported, images, vectors
 
 

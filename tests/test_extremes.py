@@ -8,11 +8,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pipeline import distance
-from pipeline.curves import HALVES
-from pipeline.extremes import Corrected, eps_opis, rate_spreads
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.opis import opis_of
-from pipeline.pairs import count_classes
+from pipeline.consistency.curves import HALVES
+from pipeline.consistency.extremes import Corrected, eps_opis, rate_spreads
+from pipeline.consistency.opis import opis_of
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
+from pipeline.counting.pairs import count_classes
 from tests import slow_opis
 from tests.opis_world import GRID, THRESHOLDS, customers
 

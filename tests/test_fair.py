@@ -5,7 +5,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from serving.fair import FairThreads
+from serving.access.fair import FairThreads
 
 
 def test_a_customers_long_work_leaves_a_thread_to_the_others():

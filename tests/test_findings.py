@@ -6,11 +6,11 @@ import json
 import pytest
 
 from jobs.reporting import content
+from pipeline.calibration.points import class_point, least_utility
+from pipeline.calibration.rules import CalibrationConfig
 from pipeline.config import DataConfig, Recipe
-from pipeline.evaluation import measure, population
-from pipeline.findings import findings, interval, method
-from pipeline.points import class_point, least_utility
-from pipeline.rules import CalibrationConfig
+from pipeline.evaluation.embedding import measure, population
+from pipeline.evaluation.findings import findings, interval, method
 from tests.lattice_world import lattice
 
 CONFIG = CalibrationConfig(far_target=0.2, frr_target=0.3, delta=0.25, range_far=(0.1, 0.4))

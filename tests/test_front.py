@@ -11,21 +11,21 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from pipeline.database import DECISIONS, Database
-from pipeline.decisions import RecordsError
-from pipeline.records import Records
+from pipeline.live.database import DECISIONS, Database
+from pipeline.live.decisions import RecordsError
+from pipeline.live.records import Records
 from pipeline.trail import Trail
-from serving import refusal_trail
-from serving.access import add_key, set_limit
-from serving.admission import Head
-from serving.answering import Answering
+from serving.access import refusal_trail
+from serving.access.admission import Head
+from serving.access.key_file import Key, Limit
+from serving.access.keys import add_key, set_limit
+from serving.access.refusal_trail import REFUSED, RefusalTrail
+from serving.answers.answering import Answering
 from serving.assembly import front_of
 from serving.counters import Counters
-from serving.front import Bounds
-from serving.key_file import Key, Limit
-from serving.refusal_trail import REFUSED, RefusalTrail
 from serving.responses import RefusedError
-from serving.schema import MAX_BODY_BYTES
+from serving.schema.bodies import MAX_BODY_BYTES
+from serving.web.front import Bounds
 from tests.test_api import Link, Server, embedding, error
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.gallery import GalleryError, build_gallery, open_gallery
+from pipeline.search.gallery import GalleryError, build_gallery, open_gallery
 from tests.search_world import make_gallery, make_items, unit_rows
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jobs import cli
-from pipeline.changes import Change, Difference
 from pipeline.config import RecipeError, parse_recipe
-from pipeline.gate import GateConfig, verdict
-from pipeline.intervals import UNKNOWN, Interval
-from pipeline.store import Store
+from pipeline.evaluation.changes import Change, Difference
+from pipeline.evaluation.gate import GateConfig, verdict
+from pipeline.releases.store import Store
+from pipeline.statistics.intervals import UNKNOWN, Interval
 from tests.compared import INPUTS, add_release, make_items, write
 
 EYE = np.eye(INPUTS, dtype=np.float32)

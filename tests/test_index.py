@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import IndexConfig
-from pipeline.gallery import build_gallery, open_gallery
-from pipeline.index import IVF_FROM, SearchIndexError, build_index, open_index
-from pipeline.lists import Lists, list_angles
+from pipeline.search.gallery import build_gallery, open_gallery
+from pipeline.search.index import IVF_FROM, SearchIndexError, build_index, open_index
+from pipeline.search.lists import Lists, list_angles
 from tests.search_world import (
     brute_distances,
     brute_order,
@@ -327,7 +327,7 @@ def test_the_kind_of_a_segment_follows_its_size(tmp_path):
 def test_lists_that_would_nearly_all_be_probed_give_way_to_a_flat_index(
     tmp_path, monkeypatch, spread, kind
 ):
-    monkeypatch.setattr("pipeline.index.IVF_FROM", 1000)
+    monkeypatch.setattr("pipeline.search.index.IVF_FROM", 1000)
     gallery = one_segment(clustered(np.random.default_rng(4), 1000, 24, spread=spread))
     index = opened(tmp_path, gallery, horizon=0.3)
     (segment,) = facts(tmp_path)

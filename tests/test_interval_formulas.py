@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from pipeline.intervals import (
+from pipeline.statistics.intervals import (
     jackknife_deviations,
     jackknife_variance,
     sequence_tail,

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from pipeline.intervals import (
+from pipeline.statistics.intervals import (
     Interval,
     clustered_rate,
     jackknife_variance,

@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.counting.operating import BUCKETS
 from pipeline.data.items import Items
-from pipeline.operating import BUCKETS
-from serving import answering, engine
-from serving.access import SCOPES, add_key
-from serving.admission import ROUTES, Head
+from serving.access.admission import ROUTES, Head
+from serving.access.keys import SCOPES, add_key
+from serving.answers import answering
 from serving.assembly import Settings, front_of
+from serving.releases import engine
 from tests.serving_release import SIZE, embedding_of, grid_of, png, seal_items
 from tests.test_api import Link
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.database import Database
-from pipeline.decisions import RecordsUnavailableError
 from pipeline.item_log.changes import Accepted, Content, KeyReusedError, NewItem, RequestKey
 from pipeline.item_log.log import ItemLog
+from pipeline.live.database import Database
+from pipeline.live.decisions import RecordsUnavailableError
 
 ROOT = Path(__file__).parent.parent
 

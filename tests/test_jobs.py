@@ -16,18 +16,18 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from pipeline import distance
-from pipeline.calibration import curve_thresholds
-from pipeline.database import Database
-from pipeline.encoder import Encoder
-from pipeline.gallery import open_gallery
+from pipeline.calibration.choice import curve_thresholds
+from pipeline.consistency.opis import opis_of
+from pipeline.encoding.encoder import Encoder
 from pipeline.item_log.changes import Content, LogEnd, NewItem
 from pipeline.item_log.folded import read_folded
 from pipeline.item_log.log import ItemLog
-from pipeline.opis import opis_of
-from pipeline.store import Store
+from pipeline.live.database import Database
+from pipeline.releases.store import Store
+from pipeline.search.gallery import open_gallery
+from serving.answers.live_items import LiveItems
+from serving.answers.retriever import Retriever
 from serving.counters import Counters
-from serving.live_items import LiveItems
-from serving.retriever import Retriever
 from tests.tiny_run import write_items, write_recipe
 
 ROOT = Path(__file__).parent.parent

@@ -22,13 +22,13 @@ from jobs.command import run_verb
 from jobs.prepare import prepare
 from jobs.workers import _cause, _interrupt_kept
 from jobs.workspace import alone
-from pipeline.calibration import CalibrationError, choose, fine_grid
+from pipeline.calibration.choice import CalibrationError, choose, fine_grid
+from pipeline.calibration.rules import CalibrationConfig
 from pipeline.config import load_recipe
-from pipeline.counting import count_pairs
+from pipeline.counting.queries import count_pairs
 from pipeline.data.items import CLASS_SPLITS, RESERVED_CUSTOMERS, Items, ItemsError
 from pipeline.distance import unit
-from pipeline.evaluation import CALIBRATE, population, require_measurable
-from pipeline.rules import CalibrationConfig
+from pipeline.evaluation.embedding import CALIBRATE, population, require_measurable
 from pipeline.training.loop import TrainingError
 from tests.tiny_run import write_recipe
 
@@ -152,8 +152,8 @@ def test_items_that_no_threshold_can_be_chosen_on_are_known_before_training():
 
 
 def test_our_own_groups_are_no_names_for_customers():
-    from pipeline.counting import SHARED
-    from serving.drift import OTHER
+    from pipeline.counting.queries import SHARED
+    from serving.watching.drift import OTHER
 
     assert set(RESERVED_CUSTOMERS) == {SHARED, OTHER}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import launch
-from serving.guard import processes_of, start_guard
-from serving.listening import wide_listeners
+from serving.machine import launch
+from serving.machine.guard import processes_of, start_guard
+from serving.machine.listening import wide_listeners
 
 
 def test_a_port_in_use_is_named_with_the_remedy():

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decisions import ReviewedQuery
-from pipeline.live import DRAWS_A_QUERY, draw, draw_plan, live_counts, within_horizon
-from pipeline.operating import NEGATIVE, POSITIVE, Grid, OperatingCounts, bucket_of
+from pipeline.counting.operating import NEGATIVE, POSITIVE, Grid, OperatingCounts, bucket_of
+from pipeline.live.decisions import ReviewedQuery
+from pipeline.live.population import DRAWS_A_QUERY, draw, draw_plan, live_counts, within_horizon
 from tests.live_world import CUSTOMERS, calibrated, full_counts, queries, review
 
 WORLD = calibrated()

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule
 
-from pipeline.database import Database
 from pipeline.item_log.changes import Change, Content, LogEnd, NewItem
 from pipeline.item_log.folded import write_folded
 from pipeline.item_log.log import ItemLog
 from pipeline.item_log.overlay import UNCHANGED
+from pipeline.live.database import Database
+from serving.answers.live_items import LiveItems
+from serving.answers.retriever import Retriever
 from serving.counters import Counters
-from serving.live_items import LiveItems
 from serving.responses import RefusedError
-from serving.retriever import Retriever
 from tests.live_items_world import (
     CUSTOMERS,
     MODEL,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.manifest import MANIFEST, Manifest, ReleaseError, parse_manifest
-from pipeline.release import open_release
+from pipeline.releases.manifest import MANIFEST, Manifest, ReleaseError, parse_manifest
+from pipeline.releases.release import open_release
 from tests.tiny_release import edit, facts, make_release
 
 

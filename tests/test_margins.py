@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.calibration.rules import CalibrationConfig
 from pipeline.canonical import canonical_json, parse_object
 from pipeline.data.items import ItemsError
-from pipeline.intervals import UNKNOWN, Interval
 from pipeline.losses.config import TcmConfig
-from pipeline.rules import CalibrationConfig
+from pipeline.statistics.intervals import UNKNOWN, Interval
 from pipeline.strict import RecipeError
 from pipeline.training.margins import (
     candidates,

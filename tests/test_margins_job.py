@@ -20,7 +20,7 @@ from pipeline.config import load_recipe
 from pipeline.data.items import ItemsError
 from pipeline.losses.config import TcmConfig
 from pipeline.models.registry import load_model
-from pipeline.store import Store
+from pipeline.releases.store import Store
 from pipeline.strict import RecipeError
 from pipeline.training.trials import Margins, Setting
 from pipeline.training.validation import validation_rows

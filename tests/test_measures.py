@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import distance
+from pipeline.consistency.ranges import fine_grid
 from pipeline.data.items import Items
-from pipeline.grouping import GroupingError
-from pipeline.measures import Settings, difference, measure_items
-from pipeline.ranges import fine_grid
+from pipeline.evaluation.grouping import GroupingError
+from pipeline.evaluation.measures import Settings, difference, measure_items
 
 
 def world(seed: int, *, classes: int = 12, each: int = 7, customers: int = 3, noise: float = 0.7):
@@ -181,7 +181,7 @@ def test_spacings_apart_give_what_spacings_together_give(group, monkeypatch):
     items, counted = world(4)
     settings = Settings(group=group, range_far=(0.03, 0.2), spacing="cosine")
     together = measure_items(items, counted, settings)
-    monkeypatch.setattr("pipeline.measures._UNION_BYTES", 0)
+    monkeypatch.setattr("pipeline.evaluation.measures._UNION_BYTES", 0)
     apart = measure_items(items, counted, settings)
     for one, other in zip(together.spaced, apart.spaced, strict=True):
         assert one.spacing == other.spacing

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.release import open_release
-from serving.memory import RoomError, available_bytes, needed_bytes, require_room
+from pipeline.releases.release import open_release
+from serving.releases.memory import RoomError, available_bytes, needed_bytes, require_room
 from tests.serving_release import make_world
 
 MIB = 2**20
@@ -76,10 +76,10 @@ def test_more_items_and_a_larger_network_need_more(folder, tmp_path):
 OPENED = """
 import sys
 from pathlib import Path
-from pipeline.release import open_release
-from serving.memory import needed_bytes
-from serving.retriever import Retriever
-import pipeline.encoder, pyarrow.parquet
+from pipeline.releases.release import open_release
+from serving.releases.memory import needed_bytes
+from serving.answers.retriever import Retriever
+import pipeline.encoding.encoder, pyarrow.parquet
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,12 +11,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.decisions import Verdict
-from pipeline.records import open_records
-from serving import drift
-from serving.metrics import DriftCollector
-from serving.monitor import Monitor
-from serving.recorder import Answered, Recorder
+from pipeline.live.decisions import Verdict
+from pipeline.live.records import open_records
+from serving.answers.recorder import Answered, Recorder
+from serving.watching import drift
+from serving.watching.metrics import DriftCollector
+from serving.watching.monitor import Monitor
 from tests.live_world import CUSTOMERS, calibrated, queries
 
 WORLD = calibrated()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder import Encoder
-from pipeline.export import check_parity, export_onnx
+from pipeline.encoding.encoder import Encoder
+from pipeline.encoding.export import check_parity, export_onnx
 from pipeline.models.config import ModelConfig
 from pipeline.models.registry import build_model, load_model, require_backbone, save_model
 from pipeline.strict import RecipeError

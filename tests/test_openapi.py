@@ -9,11 +9,11 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from serving.docs_page import docs_page
-from serving.openapi import openapi_document
-from serving.operations import OPERATIONS
-from serving.refusals import REFUSALS
 from serving.responses import RefusedError
+from serving.web.docs_page import docs_page
+from serving.web.openapi import openapi_document
+from serving.web.operations import OPERATIONS
+from serving.web.refusals import REFUSALS
 
 SCHEMA = Path(__file__).parent / "schemas" / "openapi-3.1.json"
 SERVING = Path(__file__).parent.parent / "serving"

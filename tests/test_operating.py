@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline.operating import (
+from pipeline.counting.operating import (
     BUCKETS,
     NEGATIVE,
     POSITIVE,

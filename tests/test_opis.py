@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline import curves as module
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.opis import opis_difference, opis_of
-from pipeline.shift import curve_shift, inconsistency, reference_curve, utility_change
+from pipeline.consistency import curves as module
+from pipeline.consistency.opis import opis_difference, opis_of
+from pipeline.consistency.shift import curve_shift, inconsistency, reference_curve, utility_change
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
 
 THRESHOLDS = np.linspace(0.2, 0.8, 25).astype(np.float32)
 GRID = Grid(THRESHOLDS)

@@ -6,11 +6,11 @@ At least 1,000 worlds each, of fixed seeds; the mean width is printed (``pytest 
 import numpy as np
 import pytest
 
-from pipeline.operating import Grid
-from pipeline.opis import opis_difference, opis_of, opis_population
-from pipeline.pairs import count_classes
-from pipeline.ranges import class_far, spaced
-from pipeline.shift import curve_shift, inconsistency, reference_curve
+from pipeline.consistency.opis import opis_difference, opis_of, opis_population
+from pipeline.consistency.ranges import class_far, spaced
+from pipeline.consistency.shift import curve_shift, inconsistency, reference_curve
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import count_classes
 from tests.opis_world import (
     THRESHOLDS,
     classes,

@@ -5,10 +5,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pipeline import distance
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.opis import opis, opis_of, opis_population
-from pipeline.pairs import count_classes
-from pipeline.ranges import class_far, spaced
+from pipeline.consistency.opis import opis, opis_of, opis_population
+from pipeline.consistency.ranges import class_far, spaced
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
+from pipeline.counting.pairs import count_classes
 from tests.opis_world import classes
 
 TRUE = 0.728e-3  # of scatter uniform in (.6, 1.4)

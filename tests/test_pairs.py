@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from pipeline import cuda, distance, pairs
-from pipeline.binning import ruler_of
-from pipeline.classes import SPLITS, UNITS, half_bits, ranks_in_class
-from pipeline.cuda import DeviceError, negatives
-from pipeline.operating import Grid
-from pipeline.pairs import PairsError, count_classes, lay_out
+from pipeline import distance
+from pipeline.counting import cuda, pairs
+from pipeline.counting.binning import ruler_of
+from pipeline.counting.classes import SPLITS, UNITS, half_bits, ranks_in_class
+from pipeline.counting.cuda import negatives
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import PairsError, count_classes, lay_out
+from pipeline.cuda import DeviceError
 from tests.all_pairs_world import by_brute_force, edges_among, lattice, world
 
 COARSE = Grid(np.asarray([0.1, 0.5, 1.0], np.float32))

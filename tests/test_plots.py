@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from pipeline.histogram import histogram
-from pipeline.intervals import Interval
-from pipeline.plots_curves import (
+from pipeline.consistency.ranges import fine_grid
+from pipeline.counting.histogram import histogram
+from pipeline.reports.plots_curves import (
     DRAWN,
     CurvePanel,
     drawn,
@@ -16,10 +16,10 @@ from pipeline.plots_curves import (
     worst_count,
     worst_curve,
 )
-from pipeline.plots_pairs import HistogramPanel, histogram_figure, is_uneven
-from pipeline.plots_runs import Arrow, Run, runs_figure
-from pipeline.plots_style import to_svg
-from pipeline.ranges import fine_grid
+from pipeline.reports.plots_pairs import HistogramPanel, histogram_figure, is_uneven
+from pipeline.reports.plots_runs import Arrow, Run, runs_figure
+from pipeline.reports.plots_style import to_svg
+from pipeline.statistics.intervals import Interval
 
 SVG = "{http://www.w3.org/2000/svg}"
 

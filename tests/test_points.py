@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline.counting import IdentityCounts
-from pipeline.intervals import UNKNOWN, Interval, clustered_rate
-from pipeline.operating import Grid
-from pipeline.points import class_point, least_utility, operating_points, utility_of
+from pipeline.calibration.points import class_point, least_utility, operating_points, utility_of
+from pipeline.counting.operating import Grid
+from pipeline.counting.queries import IdentityCounts
+from pipeline.statistics.intervals import UNKNOWN, Interval, clustered_rate
 
 GRID = Grid(np.asarray([0.2, 0.4], np.float32))
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from jobs.prepare import inputs_of, prepare, settle
 from jobs.workspace import Workspace
 from pipeline.config import load_recipe
+from pipeline.data.decoding import decode_image
 from pipeline.data.items import Items
-from pipeline.decoding import decode_image
 from pipeline.strict import RecipeError
 from tests.tiny_run import write_recipe
 from tests.training_world import recipe

@@ -12,13 +12,13 @@ import pytest
 import scipy.io
 
 from pipeline.config import DataConfig
+from pipeline.data.decoding import ImageError
 from pipeline.data.images import decode_all, encoded_image
 from pipeline.data.items import ItemsError, load_items
 from pipeline.data.labels import read_labels
 from pipeline.data.published import LAYOUTS, layout_of, read_published
 from pipeline.data.readers import join_rejected, read_items
 from pipeline.data.split import assign_splits
-from pipeline.decoding import ImageError
 from tests import published_world as world
 
 SETS = {

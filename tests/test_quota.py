@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.key_file import Limit
-from serving.quota import Quotas
+from serving.access.key_file import Limit
+from serving.access.quota import Quotas
 from serving.responses import RefusedError
 
 
@@ -148,7 +148,7 @@ def test_whoever_comes_back_when_told_is_let_in(asked, queries):
 
 
 def test_buckets_of_customers_long_gone_are_forgotten(monkeypatch):
-    monkeypatch.setattr("serving.quota._CUSTOMERS", 10)
+    monkeypatch.setattr("serving.access.quota._CUSTOMERS", 10)
     clock = Clock()
     limit = Limit(per_second=10.0, burst=2)
     quotas = Quotas(lambda customer: limit, 1, clock)

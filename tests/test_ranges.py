@@ -5,9 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from pipeline import distance
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.pairs import count_classes
-from pipeline.ranges import (
+from pipeline.consistency.ranges import (
     CURVE_POINTS,
     FarCurve,
     calibration_range,
@@ -17,6 +15,8 @@ from pipeline.ranges import (
     pooled_far,
     spaced,
 )
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
+from pipeline.counting.pairs import count_classes
 
 GRID = Grid(np.asarray([0.1, 0.2, 0.3, 0.4], np.float32))
 

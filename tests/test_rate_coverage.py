@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.counting import IdentityCounts
-from pipeline.intervals import clustered_rate, wilson
-from pipeline.operating import Grid
-from pipeline.points import least_utility, operating_points
+from pipeline.calibration.points import least_utility, operating_points
+from pipeline.counting.operating import Grid
+from pipeline.counting.queries import IdentityCounts
+from pipeline.statistics.intervals import clustered_rate, wilson
 
 WORLDS = 1000
 DIMENSIONS = 64

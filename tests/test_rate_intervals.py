@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from scipy.optimize import brentq
 
-from pipeline.intervals import UNKNOWN, Interval, clustered_rate, mean_of, wilson
+from pipeline.statistics.intervals import UNKNOWN, Interval, clustered_rate, mean_of, wilson
 
 
 def ends(interval: Interval) -> list[float]:

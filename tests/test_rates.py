@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from pipeline import rates
-from pipeline.evaluation import population
-from pipeline.operating import Grid
-from pipeline.ranges import fine_grid
-from pipeline.rates import class_rates, customer_rates, fine_counts, mean_rates
-from pipeline.search import Reached
+from pipeline.calibration import rates
+from pipeline.calibration.rates import class_rates, customer_rates, fine_counts, mean_rates
+from pipeline.consistency.ranges import fine_grid
+from pipeline.counting.operating import Grid
+from pipeline.evaluation.embedding import population
+from pipeline.search.threshold import Reached
 from tests.lattice_world import lattice, pairs_of
 
 

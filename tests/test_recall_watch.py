@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.distance import deciding
+from serving.answers.recall_watch import RECHECKED, SKIPPED, SUMS, RecallWatch, rechecks_of
+from serving.answers.retriever import Retriever
 from serving.counters import Counters
-from serving.recall_gauges import RecallCollector
-from serving.recall_watch import RECHECKED, SKIPPED, SUMS, RecallWatch, rechecks_of
-from serving.retriever import Retriever
+from serving.watching.recall_gauges import RecallCollector
 from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
 
 CUSTOMER = CUSTOMERS[0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rechecks import Rechecks, found_share
+from pipeline.search.rechecks import Rechecks, found_share
 
 
 def sums_of(matches, missed) -> Rechecks:

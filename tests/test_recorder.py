@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from pipeline.decisions import RecordsError, Verdict
-from pipeline.evidence import reviewed_queries, volumes
-from pipeline.live import draw_plan, live_counts, within_horizon
-from pipeline.operating import Grid
-from pipeline.records import open_records
-from serving.recorder import Answered, Recorder
+from pipeline.counting.operating import Grid
+from pipeline.live.decisions import RecordsError, Verdict
+from pipeline.live.evidence import reviewed_queries, volumes
+from pipeline.live.population import draw_plan, live_counts, within_horizon
+from pipeline.live.records import open_records
+from serving.answers.recorder import Answered, Recorder
 from tests.live_world import CUSTOMERS, calibrated, full_counts, queries
 
 WORLD = calibrated()

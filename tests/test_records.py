@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.decisions import (
+from pipeline.counting.operating import bucket_of
+from pipeline.live.decisions import (
     ContradictoryVerdictError,
     Decision,
     Draw,
@@ -14,9 +15,8 @@ from pipeline.decisions import (
     UnknownPairError,
     Verdict,
 )
-from pipeline.evidence import marker, reviewed_queries, volumes
-from pipeline.operating import bucket_of
-from pipeline.records import open_records, review_rank
+from pipeline.live.evidence import marker, reviewed_queries, volumes
+from pipeline.live.records import open_records, review_rank
 
 BINS = 5
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.decisions import RecordsUnavailableError
-from pipeline.records import open_records
+from pipeline.live.decisions import RecordsUnavailableError
+from pipeline.live.records import open_records
 from tests.test_records import decision, drawn
 
 

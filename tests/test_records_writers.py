@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decisions import RecordsUnavailableError
-from pipeline.evidence import marker, reviewed_queries
-from pipeline.records import open_records
+from pipeline.live.decisions import RecordsUnavailableError
+from pipeline.live.evidence import marker, reviewed_queries
+from pipeline.live.records import open_records
 from tests.test_records import decision, drawn
 
 WRITER = """
 import sys
-from pipeline.records import open_records
+from pipeline.live.records import open_records
 from tests.test_records import decision, drawn, verdict
 url, name, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 records = open_records(url)
@@ -64,7 +64,7 @@ def test_a_process_killed_right_after_its_verdicts_were_taken_has_lost_none(tmp_
 
 
 def test_a_writer_that_waits_in_vain_for_the_lock_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.database._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("pipeline.live.database._BUSY_TIMEOUT_MS", 50)
     records = open_records(f"sqlite:///{tmp_path / 'records.db'}")
     with records.database.write():
         with pytest.raises(RecordsUnavailableError, match="locked"):

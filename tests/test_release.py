@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.manifest import MANIFEST, ReleaseError
-from pipeline.release import Release, open_release
+from pipeline.releases.manifest import MANIFEST, ReleaseError
+from pipeline.releases.release import Release, open_release
 from tests.tiny_release import FILES, edit, facts, files_of, make_release
 
 
@@ -154,7 +154,7 @@ def test_nothing_is_parsed_before_all_hashes_are_right(sealed, monkeypatch):
     def parse(*_: object) -> None:
         raise AssertionError("parsed too early")
 
-    monkeypatch.setattr("pipeline.release.parse_object", parse)
+    monkeypatch.setattr("pipeline.releases.release.parse_object", parse)
     monkeypatch.setattr(np, "load", parse)
     flip(sealed / "report.html", 0)  # the last file in the order of names but one
     with pytest.raises(ReleaseError, match=r"report\.html: sha256"):

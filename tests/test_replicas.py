@@ -6,12 +6,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import drift
 from serving.counters import Counter, Counters
-from serving.latency import BOUNDS, count_request
-from serving.metrics_replicas import ReplicasCollector
-from serving.replicas import LIVE_SECONDS, Replicas, Report, Standing
 from serving.reporting import Replica
+from serving.watching import drift
+from serving.watching.latency import BOUNDS, count_request
+from serving.watching.metrics_replicas import ReplicasCollector
+from serving.watching.replicas import LIVE_SECONDS, Replicas, Report, Standing
 
 ASKED = Counter("limen_asked", "Questions.", ("customer",))
 PLAIN = Counter("limen_plain", "Of no kind.")

@@ -13,10 +13,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pipeline import numerals
-from pipeline.intervals import UNKNOWN, Interval
-from pipeline.opis import Opis
-from pipeline.report import render, write_report
+from pipeline.consistency.opis import Opis
+from pipeline.reports import numerals
+from pipeline.reports.report import render, write_report
+from pipeline.statistics.intervals import UNKNOWN, Interval
 from tests.made_report import CATEGORIES, content, evaluation, unknown
 
 SVG = "{http://www.w3.org/2000/svg}"

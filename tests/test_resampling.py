@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from pipeline.intervals import Interval, resampled_mean
+from pipeline.statistics.intervals import Interval, resampled_mean
 
 
 def slow(values, tail):

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from pipeline.distance import deciding
-from serving.access import SCOPES, add_key
-from serving.processes import family, program
-from serving.supervisor import STEADY_SECONDS
+from serving.access.keys import SCOPES, add_key
+from serving.machine.processes import family, program
+from serving.machine.supervisor import STEADY_SECONDS
 from tests.serving_release import CUSTOMERS, DIMENSION, THRESHOLD
 from tests.test_serve_ray import READY_SECONDS, Server
 

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline import distance
 from pipeline.data.items import Items
-from pipeline.evaluation import population
-from pipeline.gallery import build_gallery
-from pipeline.retrieval import Retrieval, recall_at_1, retrieval
-from pipeline.visibility import Queries
+from pipeline.evaluation.embedding import population
+from pipeline.evaluation.retrieval import Retrieval, recall_at_1, retrieval
+from pipeline.search.gallery import build_gallery
+from pipeline.search.visibility import Queries
 
 ROLES = ("both", "both", "query", "gallery")
 

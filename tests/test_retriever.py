@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipeline.config import IndexConfig
-from pipeline.gallery import build_gallery
-from pipeline.index import build_index
-from serving.cursor import Bookmark, Question, decode, encode
-from serving.retriever import QueryError, Retriever
+from pipeline.search.gallery import build_gallery
+from pipeline.search.index import build_index
+from serving.answers.cursor import Bookmark, Question, decode, encode
+from serving.answers.retriever import QueryError, Retriever
 from tests.search_world import (
     as_release,
     brute_distances,
@@ -230,8 +230,9 @@ def test_the_encoder_is_opened_when_it_is_needed(retriever, monkeypatch):
             assert (batch.dtype, batch.shape[1:]) == (np.uint8, (4, 4, 3))
             return batch[:, 0, 0, :1].astype(np.float32)
 
-    monkeypatch.setitem(sys.modules, "pipeline.encoder", type(sys)("pipeline.encoder"))
-    sys.modules["pipeline.encoder"].Encoder = Fake
+    name = "pipeline.encoding.encoder"
+    monkeypatch.setitem(sys.modules, name, type(sys)(name))
+    sys.modules[name].Encoder = Fake
     fresh = Retriever(retriever.release, threads=3)
     fresh.answer("acme", fresh.gallery.vectors[:1])
     assert opened == []

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from pipeline.risk import CONTROLS, Control, first_of_falling, last_of_rising, ltt_p_value
+from pipeline.statistics.risk import (
+    CONTROLS,
+    Control,
+    first_of_falling,
+    last_of_rising,
+    ltt_p_value,
+)
 
 
 def test_the_p_value_is_the_lesser_of_hoeffding_and_bentkus():

@@ -11,11 +11,11 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.front import Front
 from serving.rpc import limen_pb2 as pb
 from serving.rpc.limen_pb2_grpc import LimenStub, add_LimenServicer_to_server
 from serving.rpc.methods import HEALTH, Rpc, add_health_to_server
 from serving.rpc.translation import STATUSES
+from serving.web.front import Front
 from tests.serving_release import CUSTOMERS
 from tests.test_api import Server, b64
 
@@ -226,14 +226,14 @@ def test_health_speaks_the_standards_bytes(api, served, monkeypatch):
     with pytest.raises(grpc.RpcError) as refused:
         list(watch(b""))
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    from serving.retriever import Retriever
+    from serving.answers.retriever import Retriever
 
     monkeypatch.setattr(Retriever, "passes_self_query", lambda _: False)
     assert check(b"") == b"\x08\x02"
 
 
 def test_a_clients_deadline_ends_what_waits_for_it(api, monkeypatch):
-    from pipeline.records import Records
+    from pipeline.live.records import Records
 
     gate = threading.Event()
     monkeypatch.setattr(Records, "add_verdicts", lambda *_: gate.wait(10) and 0)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.manifest import MANIFEST, ReleaseError
-from pipeline.release import measure_digests, open_release, seal
+from pipeline.releases.manifest import MANIFEST, ReleaseError
+from pipeline.releases.release import measure_digests, open_release, seal
 from tests.killing import survives
 from tests.tiny_release import FILES, calibrate, facts, files_of, make_candidate, make_release
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import IndexConfig
-from pipeline.cuda import DeviceError, DeviceRows
-from pipeline.gallery import open_gallery
-from pipeline.index import build_index, open_index
+from pipeline.cuda import DeviceError
+from pipeline.search.cuda import DeviceRows
+from pipeline.search.gallery import open_gallery
+from pipeline.search.index import build_index, open_index
 from tests.search_world import (
     brute_distances,
     brute_order,

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import distance
-from pipeline.codes import Rows, encode
 from pipeline.config import IndexConfig
-from pipeline.effort import share_of, true_matches
-from pipeline.gallery import build_gallery, open_gallery
-from pipeline.index import build_index, open_index
-from pipeline.lists import Chosen
+from pipeline.search.codes import Rows, encode
+from pipeline.search.effort import share_of, true_matches
+from pipeline.search.gallery import build_gallery, open_gallery
+from pipeline.search.index import build_index, open_index
+from pipeline.search.lists import Chosen
 from tests.search_world import (
     brute_distances,
     brute_order,

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 from scipy.special import betaln
 
-from pipeline.sequences import beta_binomial, betting
+from pipeline.statistics.sequences import beta_binomial, betting
 
 WORLDS, LABELS = 1000, 2000
 

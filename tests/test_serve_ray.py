@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 
 from pipeline.distance import deciding
-from pipeline.store import Store
-from serving.access import SCOPES, add_key
-from serving.guard import processes_of
-from serving.launch import free_block
-from serving.listening import wide_listeners
+from pipeline.releases.store import Store
+from serving.access.keys import SCOPES, add_key
+from serving.machine.guard import processes_of
+from serving.machine.launch import free_block
+from serving.machine.listening import wide_listeners
 from serving.rpc.limen_pb2 import QueryInput, QueryRequest
 from serving.rpc.limen_pb2_grpc import LimenStub
-from serving.schema import MAX_BODY_BYTES
+from serving.schema.bodies import MAX_BODY_BYTES
 from tests.replica_world import expected_matches
 from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
 

@@ -7,13 +7,13 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.records import open_records
-from pipeline.store import StoreError
+from pipeline.live.records import open_records
+from pipeline.releases.store import StoreError
 from serving.counters import Counters
-from serving.engine import open_engine
-from serving.engines import Engines
-from serving.schema import Query, QueryRequest
-from serving.shadow import FLIPS, QUERIES, SKIPPED, Shadow
+from serving.releases.engine import open_engine
+from serving.releases.engines import Engines
+from serving.releases.shadow import FLIPS, QUERIES, SKIPPED, Shadow
+from serving.schema.bodies import Query, QueryRequest
 from tests.replica_world import expected_matches, open_shop, send
 from tests.serving_release import CUSTOMERS, make_world
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.aliases import StoreError
-from pipeline.manifest import MANIFEST, ReleaseError
-from pipeline.release import open_release
-from pipeline.store import Store
+from pipeline.releases.aliases import StoreError
+from pipeline.releases.manifest import MANIFEST, ReleaseError
+from pipeline.releases.release import open_release
+from pipeline.releases.store import Store
 from tests.tiny_release import files_of, make_release
 
 
@@ -35,7 +35,7 @@ def test_concurrent_promotions_in_object_storage_lose_nothing(tmp_path):
 
 
 def test_a_lock_left_in_object_storage_is_named_with_its_remedy(tmp_path, folders, monkeypatch):
-    monkeypatch.setattr("pipeline.bucket.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("pipeline.releases.bucket.LOCK_WAIT_S", 0.1)
     store = Store("memory://locked", cache=tmp_path / "cache")
     release = store.add(folders[0])
     fsspec.filesystem("memory").pipe_file("/locked/aliases.json.lock", b"")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from pipeline.curves import BucketCurves
-from pipeline.intervals import jackknife_variance, student
-from pipeline.operating import BUCKETS, Grid, OperatingCounts
-from pipeline.shift import curve_shift, utility_change
+from pipeline.consistency.curves import BucketCurves
+from pipeline.consistency.shift import curve_shift, utility_change
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts
+from pipeline.statistics.intervals import jackknife_variance, student
 
 GRID = Grid(np.asarray([0.1, 0.2], np.float32))
 AT = np.float32(0.1)

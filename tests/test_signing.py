@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from jobs import cli
-from pipeline.manifest import MANIFEST, SIGNATURE, ReleaseError
-from pipeline.release import Release, open_release, seal
-from pipeline.signing import (
+from pipeline.releases.manifest import MANIFEST, SIGNATURE, ReleaseError
+from pipeline.releases.release import Release, open_release, seal
+from pipeline.releases.signing import (
     KeyFileError,
     configured_key,
     make_key,
@@ -29,8 +29,8 @@ from pipeline.signing import (
     read_private_key,
     read_public_keys,
 )
-from pipeline.store import Store
-from serving.launch import free_block
+from pipeline.releases.store import Store
+from serving.machine.launch import free_block
 from serving.settings import Settings, open_named, pinned, store_of
 from tests.killing import survives
 from tests.tiny_release import facts, make_release

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import optimize, stats
 
-from pipeline.squares import squared_norm
+from pipeline.statistics.squares import squared_norm
 
 
 def moments(curve, deviations):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.aliases import AliasMovedError, Change, StoreError
-from pipeline.manifest import MANIFEST, ReleaseError
-from pipeline.release import open_release
-from pipeline.store import Store
+from pipeline.releases.aliases import AliasMovedError, Change, StoreError
+from pipeline.releases.manifest import MANIFEST, ReleaseError
+from pipeline.releases.release import open_release
+from pipeline.releases.store import Store
 from tests.tiny_release import files_of, make_candidate, make_release
 
 

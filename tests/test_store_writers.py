@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
+from pipeline.releases.store import Store
 from tests.killing import survives
 from tests.tiny_release import files_of, make_release
 

@@ -17,8 +17,8 @@ from benchmarks.study.plan import ASIDE, MAIN, SEEDS, Comparison, Run, run_of, r
 from benchmarks.study.record import RecordError, append_record, read_records
 from benchmarks.study.running import embedded, recorded
 from benchmarks.study.worlds import world
-from pipeline.measures import Settings, measure_items
-from pipeline.opis import opis as opis_of_classes
+from pipeline.consistency.opis import opis as opis_of_classes
+from pipeline.evaluation.measures import Settings, measure_items
 
 DIGITS = Comparison("digits", "mlp", "multi_similarity")
 QUICK = Run(DIGITS, None, 0, 3)

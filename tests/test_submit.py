@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import Store
-from serving.launch import free_block
+from pipeline.releases.store import Store
+from serving.machine.launch import free_block
 from tests.tiny_run import write_recipe
 
 ROOT = Path(__file__).parent.parent

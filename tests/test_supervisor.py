@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import supervisor
-from serving.processes import family, program, runs
+from serving.machine import supervisor
+from serving.machine.processes import family, program, runs
 
 _HEAD = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'raylet', 0, 0, 0); " \
         "print('up', flush=True); time.sleep(60)"
@@ -59,7 +59,7 @@ def test_all_that_descends_is_ended_but_the_one_that_cleans_up(raylet):
 
 _AGAIN = """
 import os, sys
-from serving.supervisor import STEADY_SECONDS, Fall, start_again
+from serving.machine.supervisor import STEADY_SECONDS, Fall, start_again
 print(os.getpid(), sys.argv[1:], os.environ.get("ROUND"))
 first = os.environ.get("ROUND") is None
 start_again(Fall("raylet", STEADY_SECONDS if first else 3.2), {**os.environ, "ROUND": "2"})

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import open_records
-from pipeline.store import Store
+from pipeline.live.records import open_records
+from pipeline.releases.store import Store
 from serving import assembly
 from serving.assembly import gauges_of, replica_of
 from serving.counters import Counters
-from serving.engine import EngineError, open_engine
-from serving.engines import Engines
-from serving.following import REFUSED, SWAPS, Follower
+from serving.releases.engine import EngineError, open_engine
+from serving.releases.engines import Engines
+from serving.releases.following import REFUSED, SWAPS, Follower
 from serving.settings import open_named
 from tests.replica_world import ALIAS, Link, expected_matches, open_shop, send, until
 from tests.serving_release import CUSTOMERS, make_world
@@ -200,7 +200,7 @@ def test_a_release_without_room_is_refused_with_both_figures(shop, monkeypatch):
 
 
 def test_a_release_that_does_not_find_its_own_item_is_no_engine(shop, monkeypatch):
-    from serving.answering import Answering
+    from serving.answers.answering import Answering
 
     monkeypatch.setattr(Answering, "is_ready", lambda self: False)
     with pytest.raises(EngineError, match="does not find its own item"):

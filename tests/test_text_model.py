@@ -15,14 +15,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from pipeline.config import DataConfig, Recipe
 from pipeline.data.items import Items, ItemsError
-from pipeline.encoder import Encoder, EncoderError
-from pipeline.export import check_parity, export_onnx
-from pipeline.inputs import embed_items
+from pipeline.data.tokeniser import TextError, TokeniserError
+from pipeline.encoding.encoder import Encoder, EncoderError
+from pipeline.encoding.export import check_parity, export_onnx
+from pipeline.encoding.inputs import embed_items
 from pipeline.losses.config import LossConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.registry import build_model, load_model, save_model
 from pipeline.strict import RecipeError
-from pipeline.tokeniser import TextError, TokeniserError
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import fit
 from tests.text_world import BERT, SPECIAL, WORDS, texts, write_model

@@ -15,12 +15,12 @@ from jobs.subjects import Sources, load_subject
 from pipeline.config import load_recipe
 from pipeline.data.items import ItemsError, load_items
 from pipeline.data.labels import read_labels
-from pipeline.encoder import Encoder
-from pipeline.gallery import open_gallery
-from serving.queries import embeddings_of
+from pipeline.encoding.encoder import Encoder
+from pipeline.search.gallery import open_gallery
+from serving.answers.queries import embeddings_of
+from serving.answers.retriever import Retriever
 from serving.responses import RefusedError
-from serving.retriever import Retriever
-from serving.schema import Query
+from serving.schema.bodies import Query
 from tests.text_world import texts, write_model
 
 RECIPE = """

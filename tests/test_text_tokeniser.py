@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.data.items import Items, ItemsError
 from pipeline.data.texts import tokenise_all
+from pipeline.data.tokeniser import TextError, Tokeniser, TokeniserError, tokeniser_in
 from pipeline.models.config import ModelConfig
 from pipeline.models.text_tokeniser import tokeniser_of
-from pipeline.tokeniser import TextError, Tokeniser, TokeniserError, tokeniser_in
 from tests.text_world import WORDS, write_model, write_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +174,7 @@ def test_tokenising_imports_no_torch_and_a_missing_package_is_named():
     code = (
         "import sys\n"
         "sys.modules['tokenizers'] = None\n"
-        "from pipeline.tokeniser import Tokeniser\n"
+        "from pipeline.data.tokeniser import Tokeniser\n"
         "import pipeline.models.text_tokeniser, pipeline.data.texts\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
         "Tokeniser('{}', 'model.onnx')"

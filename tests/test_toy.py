@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.study import toy
-from pipeline.plots_style import to_svg
+from pipeline.reports.plots_style import to_svg
 
 
 def test_a_density_is_one_in_all_and_knows_that_a_circle_closes():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.trail import Trail, TrailError, without_secrets
-from serving.access import add_key
+from serving.access.keys import add_key
 
 
 def lines(path):

@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from jobs.metrics import Metrics, numbers_of
-from pipeline.intervals import Interval
+from pipeline.statistics.intervals import Interval
 from pipeline.training.loop import Progress
 from pipeline.training.validation import Validation
 

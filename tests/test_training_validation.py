@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.consistency.opis import opis
 from pipeline.data.items import ItemsError
 from pipeline.distance import unit
-from pipeline.intervals import Interval
-from pipeline.opis import opis
+from pipeline.statistics.intervals import Interval
 from pipeline.training.validation import (
     Validation,
     best_of,

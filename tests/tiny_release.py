@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.manifest import ReleaseFacts
-from pipeline.operating import BUCKETS, Grid, OperatingCounts, save_counts
-from pipeline.release import Release, measure_digests, seal
+from pipeline.counting.operating import BUCKETS, Grid, OperatingCounts, save_counts
+from pipeline.releases.manifest import ReleaseFacts
+from pipeline.releases.release import Release, measure_digests, seal
 
 FILES = (
     "model.onnx",

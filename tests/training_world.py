@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.config import DataConfig, Recipe
-from pipeline.export import export_onnx
+from pipeline.encoding.export import export_onnx
 from pipeline.losses.config import LossConfig, TcmConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.registry import build_model

@@ -10,8 +10,8 @@ import pyarrow as pa
 from pipeline import distance
 from pipeline.data.items import Items
 from pipeline.distance import Vectors
-from pipeline.effort import true_matches
-from pipeline.gallery import Gallery, build_gallery
+from pipeline.search.effort import true_matches
+from pipeline.search.gallery import Gallery, build_gallery
 
 PER_CLASS, FAMILY = 20, 50
 MATCHES = 16.0

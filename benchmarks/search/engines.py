@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from benchmarks.search.data import QUERIES
 from pipeline.config import IndexConfig
 from pipeline.distance import Vectors
-from pipeline.gallery import Gallery, open_gallery
-from pipeline.index import build_index, open_index
+from pipeline.search.gallery import Gallery, open_gallery
+from pipeline.search.index import build_index, open_index
 
 TARGET = 0.999
 ASKED = (0.999, 0.9993, 0.9996, 0.9999)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.study.plan import Margins
 from benchmarks.study.record import Record
-from pipeline.intervals import UNKNOWN, Interval, student
+from pipeline.statistics.intervals import UNKNOWN, Interval, student
 
 POINTS = 0.002
 """R@1 that consistency may cost: 0.2 points."""

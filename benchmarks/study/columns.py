@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.study.analysis import ACROSS, RECALL, Metric, Paired, number, opis
-from pipeline.intervals import Interval
-from pipeline.numerals import MISSING
+from pipeline.reports.numerals import MISSING
+from pipeline.statistics.intervals import Interval
 
 TITLES = {
     "emoji": "emoji across vendors", "icons": "icons across sets",

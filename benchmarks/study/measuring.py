@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.study.worlds import World
-from pipeline.classes import ClassCounts
-from pipeline.counting import IdentityCounts
+from pipeline.calibration.points import least_utility
+from pipeline.consistency.extremes import eps_opis, rate_spreads
+from pipeline.consistency.opis import opis_difference, opis_of
+from pipeline.consistency.ranges import spaced
+from pipeline.counting.classes import ClassCounts
+from pipeline.counting.operating import Grid, OperatingCounts
+from pipeline.counting.queries import IdentityCounts
 from pipeline.data.items import Items, missing
 from pipeline.distance import Vectors
-from pipeline.evaluation import CALIBRATE, REPORT, population
-from pipeline.extremes import eps_opis, rate_spreads
-from pipeline.grouping import Classes, Customers, grouped, operating_of
-from pipeline.intervals import Interval
-from pipeline.operating import Grid, OperatingCounts
-from pipeline.opis import opis_difference, opis_of
-from pipeline.points import least_utility
-from pipeline.ranges import spaced
-from pipeline.retrieval import recall_at_1
+from pipeline.evaluation.embedding import CALIBRATE, REPORT, population
+from pipeline.evaluation.grouping import Classes, Customers, grouped, operating_of
+from pipeline.evaluation.retrieval import recall_at_1
+from pipeline.statistics.intervals import Interval
 
 Numbers = dict[str, Any]
 GROUPS = ("label", "customer")

@@ -12,9 +12,9 @@ from benchmarks.study.plan import ASIDE, MAIN, MARGINS, Comparison, run_of, runs
 from benchmarks.study.record import Record
 from benchmarks.study.table_picture import table_picture
 from pipeline.durable import write_durably
-from pipeline.intervals import Interval
-from pipeline.plots_runs import Arrow, Run, runs_figure
-from pipeline.plots_style import to_svg
+from pipeline.reports.plots_runs import Arrow, Run, runs_figure
+from pipeline.reports.plots_style import to_svg
+from pipeline.statistics.intervals import Interval
 
 WHY = "why.md"
 """Written by people, and taken into the page as it is."""

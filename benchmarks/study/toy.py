@@ -26,14 +26,14 @@ from sklearn.datasets import load_digits
 
 from benchmarks.study.page import TOY
 from pipeline.config import DataConfig, Recipe
+from pipeline.consistency.opis import Opis, opis
 from pipeline.distance import Vectors
-from pipeline.intervals import student
 from pipeline.losses.config import LossConfig, TcmConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.registry import EmbeddingModel, build_model
-from pipeline.numerals import thousandths_interval
-from pipeline.opis import Opis, opis
-from pipeline.plots_style import STYLE, to_svg
+from pipeline.reports.numerals import thousandths_interval
+from pipeline.reports.plots_style import STYLE, to_svg
+from pipeline.statistics.intervals import student
 from pipeline.training.config import TrainConfig
 from pipeline.training.loop import fit
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jobs.demo.client import Client
 from jobs.demo.traffic import Traffic
-from pipeline.release import Release
+from pipeline.releases.release import Release
 
 _EMPTY = "-"
 

@@ -26,7 +26,7 @@ from jobs.run import run
 from jobs.workspace import ALIAS, STORE
 from pipeline.config import Recipe, load_recipe
 from pipeline.data.items import load_items
-from pipeline.release import Release
+from pipeline.releases.release import Release
 
 RECIPE = Path("jobs/recipes/emoji.toml")
 FOLDER = Path("demo")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.checks import Faults
+from pipeline.data.decoding import ImageError, decode_image
 from pipeline.data.items import Items, ItemsError
 from pipeline.data.readers import fault_line, set_aside
-from pipeline.decoding import ImageError, decode_image
 from pipeline.durable import partial_of, sync
 from pipeline.threads import cores, on_threads
 

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.data.checks import Faults
 from pipeline.data.items import Items, ItemsError
 from pipeline.data.readers import fault_line, set_aside
-from pipeline.tokeniser import TokenIds, Tokeniser
+from pipeline.data.tokeniser import TokenIds, Tokeniser
 
 
 def tokenise_all(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.gallery import NORM_TOLERANCE
 from pipeline.item_log.changes import Content
+from pipeline.search.gallery import NORM_TOLERANCE
 
 if TYPE_CHECKING:  # onnxruntime is not needed where items come as embeddings
-    from pipeline.encoder import Encoder
+    from pipeline.encoding.encoder import Encoder
 
 
 class ContentError(ValueError):
@@ -34,8 +34,8 @@ class Embedder:
         """(d,) unit vector; an embedding stays as it was sent. Raises ``ContentError``."""
         if content.kind == "embedding":
             return self._checked(content)
-        from pipeline.encoder import EncoderError, ImageError
-        from pipeline.tokeniser import TextError
+        from pipeline.data.tokeniser import TextError
+        from pipeline.encoding.encoder import EncoderError, ImageError
 
         encoder = self._encoder()
         if content.kind != encoder.kind:

@@ -13,9 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.database import Database
-from pipeline.database_file import Identity
-from pipeline.decisions import RecordsUnavailableError
+from pipeline.live.database import Database
+from pipeline.live.database_file import Identity
+from pipeline.live.decisions import RecordsUnavailableError
 
 
 class Glance:

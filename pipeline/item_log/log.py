@@ -15,7 +15,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.database import ITEM_CHANGES, ITEM_LOG, Database
 from pipeline.item_log.changes import (
     Accepted,
     Change,
@@ -26,6 +25,7 @@ from pipeline.item_log.changes import (
     RequestKey,
 )
 from pipeline.item_log.glance import Glance
+from pipeline.live.database import ITEM_CHANGES, ITEM_LOG, Database
 
 _PUT, _DELETE = "put", "delete"
 _END_OF = (

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.distance import Vectors
-from pipeline.gallery import Gallery
 from pipeline.item_log.changes import Change, LogEnd, Metadata
+from pipeline.search.gallery import Gallery
 
 Embedded = tuple[Change, NDArray[np.float32] | None]
 """A change with its item's unit vector (d,); None where it is deleted or set aside."""

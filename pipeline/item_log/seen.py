@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline import distance
 from pipeline.distance import Distances, Vectors
-from pipeline.gallery import Gallery
 from pipeline.item_log.overlay import UNCHANGED, Overlay
-from pipeline.search import Found, Index
+from pipeline.search.gallery import Gallery
+from pipeline.search.threshold import Found, Index
 
 FOLDED_METADATA = "limen_metadata"
 """Column of a gallery with the metadata of items that were put online, each as one JSON text:

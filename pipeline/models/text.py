@@ -13,12 +13,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.tokeniser import Tokeniser
 from pipeline.models.backbone import Backbone, Request
 from pipeline.models.config import ModelConfig
 from pipeline.models.text_library import layers_of, network_described, network_named, reads_on
 from pipeline.models.text_tokeniser import tokeniser_of
 from pipeline.strict import RecipeError, require
-from pipeline.tokeniser import Tokeniser
 
 
 class TextNetwork(Backbone):

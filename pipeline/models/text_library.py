@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipeline.data.tokeniser import Tokeniser
 from pipeline.models.backbone import Request
 from pipeline.models.config import ModelConfig
 from pipeline.models.hub import network_facts, network_folder, require_transformers
 from pipeline.models.weights import load_weights
 from pipeline.strict import RecipeError, first_line, require
-from pipeline.tokeniser import Tokeniser
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

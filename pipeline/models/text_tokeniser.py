@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.data.tokeniser import FILES, Tokeniser, TokeniserError, tokeniser_in
 from pipeline.models.config import ModelConfig
-from pipeline.tokeniser import FILES, Tokeniser, TokeniserError, tokeniser_in
 
 
 def tokeniser_of(config: ModelConfig) -> Tokeniser:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.config import Recipe
-from pipeline.curves import MIN_EVIDENCE
+from pipeline.consistency.curves import MIN_EVIDENCE
 from pipeline.data.items import ItemsError
 from pipeline.models.registry import EmbeddingModel
 from pipeline.training.ahead import Ahead

@@ -16,10 +16,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.calibration.rules import targets
 from pipeline.config import Recipe
-from pipeline.curves import MIN_EVIDENCE
+from pipeline.consistency.curves import MIN_EVIDENCE
 from pipeline.data.items import ItemsError
-from pipeline.rules import targets
 from pipeline.strict import RecipeError
 from pipeline.training.trials import Margins
 

@@ -23,17 +23,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.consistency.extremes import eps_opis
+from pipeline.consistency.opis import opis_of
+from pipeline.consistency.ranges import class_far, fine_grid, spaced
+from pipeline.counting.operating import Grid
+from pipeline.counting.pairs import count_classes
 from pipeline.data.items import ItemsError
 from pipeline.distance import Vectors, deciding
-from pipeline.extremes import eps_opis
-from pipeline.gallery import Gallery
-from pipeline.intervals import UNKNOWN, Interval
-from pipeline.operating import Grid
-from pipeline.opis import opis_of
-from pipeline.pairs import count_classes
-from pipeline.ranges import class_far, fine_grid, spaced
-from pipeline.retrieval import recall_at_1
-from pipeline.visibility import BLOCK, Queries
+from pipeline.evaluation.retrieval import recall_at_1
+from pipeline.search.gallery import Gallery
+from pipeline.search.visibility import BLOCK, Queries
+from pipeline.statistics.intervals import UNKNOWN, Interval
 
 Labels = NDArray[np.generic]
 """(n,) names or numbers of the classes."""

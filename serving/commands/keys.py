@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.trail import Trail
-from serving.access import add_key, moment, remove_key, rotate_key, set_limit, trail_beside
-from serving.key_file import SCOPES, KeysError, Limit, read_key_file
+from serving.access.key_file import SCOPES, KeysError, Limit, read_key_file
+from serving.access.keys import add_key, moment, remove_key, rotate_key, set_limit, trail_beside
 
 app = typer.Typer(help="The customers' keys and limits.", add_completion=False)
 

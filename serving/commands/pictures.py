@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decoding import ImageError, Pixels, decode_image
+from pipeline.data.decoding import ImageError, Pixels, decode_image
 
 SIDE = 96
 """Pixels of a side of one image on the sheet."""

@@ -22,16 +22,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.encoder import Encoder
-from pipeline.records import open_records
-from pipeline.release import Release
-from serving import launch, supervisor
-from serving.access import KeyRing
-from serving.guard import dismiss, start_guard
-from serving.listening import wide_listeners
-from serving.monitor import WINDOW
-from serving.recall_watch import RECHECK_EVERY
+from pipeline.encoding.encoder import Encoder
+from pipeline.live.records import open_records
+from pipeline.releases.release import Release
+from serving.access.keys import KeyRing
+from serving.answers.recall_watch import RECHECK_EVERY
+from serving.machine import launch, supervisor
+from serving.machine.guard import dismiss, start_guard
+from serving.machine.listening import wide_listeners
 from serving.settings import Settings, open_named
+from serving.watching.monitor import WINDOW
 
 
 def main(

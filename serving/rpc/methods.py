@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 import grpc
 import orjson
 
-from serving.front import Front
 from serving.responses import REQUEST_ID, Response
 from serving.rpc import limen_pb2
 from serving.rpc.translation import (
@@ -25,6 +24,7 @@ from serving.rpc.translation import (
     verdict_answer,
     verdict_body,
 )
+from serving.web.front import Front
 
 SERVICER_FUNCTIONS = (
     "serving.rpc.limen_pb2_grpc.add_LimenServicer_to_server",

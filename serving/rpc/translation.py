@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import orjson
 
-from serving.admission import Head, request_id
+from serving.access.admission import Head, request_id
 from serving.responses import RefusedError
 from serving.rpc import limen_pb2
 

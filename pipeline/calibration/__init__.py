@@ -1,0 +1,1 @@
+"""One threshold: the rules that choose it, and its rates with intervals."""

@@ -1,0 +1,1 @@
+"""Pairs into operating counts: by distance, customer and class."""

@@ -1,0 +1,1 @@
+"""From a trained network to ONNX, and from items to their embeddings."""

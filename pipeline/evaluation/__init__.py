@@ -1,0 +1,1 @@
+"""Embeddings and releases measured, and compared in what they decide."""

@@ -1,0 +1,1 @@
+"""What was served and judged: decisions, draws and verdicts, in SQL."""

@@ -1,0 +1,1 @@
+"""Sealed releases: manifest, signature, the stores that keep them, and aliases."""

@@ -1,0 +1,1 @@
+"""What was measured, for people: pages that need nothing else, and their figures."""

@@ -1,0 +1,1 @@
+"""Intervals that cover: for rates, for mean squares, at every look, for the next unit."""

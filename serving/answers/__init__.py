@@ -1,0 +1,1 @@
+"""From queries to answers under the threshold of one release."""

@@ -1,0 +1,1 @@
+"""Releases in a replica: opened, followed, swapped, shadowed."""

@@ -1,0 +1,1 @@
+"""What is recorded and counted, and what Prometheus shows of it."""

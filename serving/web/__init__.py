@@ -1,0 +1,1 @@
+"""The HTTP interface: operations, bodies, refusals; knows no Ray."""
