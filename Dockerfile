@@ -23,13 +23,13 @@ COPY jobs jobs
 FROM build AS build-cpu
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[cpu,models]'
+    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[cpu,models,postgresql]'
 
 # CUDA and cuDNN come as wheels: the image needs nothing of NVIDIA's below it, the host its driver.
 FROM build AS build-cuda
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[gpu]'
+    pip install -c constraints.txt $PIP_ARGS torch==2.13.0 '.[gpu,postgresql]'
 
 FROM python:3.11-slim-bookworm AS runtime
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from jobs.calibrate import write_measured
 from jobs.command import script, terminal
 from jobs.embedding import embed
 from jobs.index import label_hash, lay_out
+from jobs.online import Log, read_log, trim_log
 from jobs.prepare import bad_rows_of, inputs_of, keep_rejected, settle
 from jobs.sealing import seal_and_promote
 from jobs.workspace import ROOT, STORE, Workspace, alone
@@ -40,13 +41,9 @@ from pipeline.encoding.encoder import Encoder
 from pipeline.encoding.inputs import require_inputs
 from pipeline.evaluation.embedding import REPORT, Measurement, Population, measure_at, population
 from pipeline.evaluation.findings import recorded_choice
-from pipeline.item_log.changes import Change, LogEnd
 from pipeline.item_log.content import Embedder
 from pipeline.item_log.fold import fold
 from pipeline.item_log.folded import write_folded
-from pipeline.item_log.log import ItemLog
-from pipeline.live.database import Database
-from pipeline.live.decisions import RecordsError
 from pipeline.releases.aliases import StoreError
 from pipeline.releases.release import ID_LENGTH, Release
 from pipeline.releases.signing import configured_key
@@ -75,18 +72,22 @@ def reindex(
     console.print(f"Reindexing under release {old.id12}, threshold {old.threshold:.6f}.")
     recipe = parse_recipe(dict(old.manifest.facts.recipe), f"{old.folder}: recipe")
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, items=str(table)))
-    log = None if changes is None else _read_log(changes)
+    log = None if changes is None else read_log(changes)
     with alone(f"reindex-{alias}", console):
         workspace, people, digest = _lay_out(old, recipe, alias, console, skip_bad_rows, log)
         with console.status("Measuring the threshold through the new index"):
             measured = _verified(old, recipe, people, workspace)
         write_measured(workspace, recipe, measured, None, digest, _origin(old))
-        return seal_and_promote(workspace.candidate, recipe, store, alias, console)
+        release = seal_and_promote(workspace.candidate, recipe, store, alias, console)
+    if changes is not None:
+        removed = trim_log(changes, time.time())
+        console.print(f"Overtaken changes removed from the log: {removed:,}.")
+    return release
 
 
 def _lay_out(
     old: Release, recipe: Recipe, alias: str, console: Console, skip_bad_rows: bool,
-    log: _Log | None,
+    log: Log | None,
 ) -> tuple[Workspace, Population, str]:
     """The candidate's workspace, with gallery and index; its population; the items' digest."""
     trained = np.load(old.folder / "trained.npy", allow_pickle=False)
@@ -128,34 +129,8 @@ def _lay_out(
     return workspace, people, digest
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """A log as it was at one moment."""
-
-    end: LogEnd
-    changes: tuple[Change, ...]
-    """The last one of every item that was changed."""
-
-    def digest(self, table: str) -> str:
-        """Of a table, by its digest, under these changes."""
-        return hashlib.sha256(f"{table} {self.end.log} {self.end.number}".encode()).hexdigest()
-
-
-def _read_log(url: str) -> _Log:
-    path = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not path.exists():  # it would be made, and be empty
-        raise RecordsError(f"--changes: {path}: no such file; expected the records of the server")
-    database = Database(url)
-    log = ItemLog(database)
-    changes = tuple(log.since(0))
-    number = changes[-1].number if changes else 0
-    identity = log.end().log
-    database.close()
-    return _Log(LogEnd(identity, number), changes)
-
-
 def _folded(
-    items: Items, vectors: Vectors, log: _Log, embedder: Embedder, console: Console
+    items: Items, vectors: Vectors, log: Log, embedder: Embedder, console: Console
 ) -> tuple[Items, Vectors]:
     with console.status(f"Folding in {len(log.changes):,} items changed online"):
         folded = fold(items, vectors, log.changes, embedder)

@@ -24,6 +24,7 @@ Distances = NDArray[np.float32]
 MAX_DISTANCE = np.float32(2.0)
 
 _BLOCK = 512  # gallery rows held transposed at a time: fits the first-level cache
+_PART = 16_384
 
 
 def accepts(distances: Distances, threshold: np.float32) -> NDArray[np.bool_]:
@@ -53,6 +54,15 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
         what = "zero" if norms[bad[0]] == 0 else "not finite"
         raise ValueError(f"row {bad[0]}: vector is {what}; expected finite numbers, not all zero")
     return np.asarray((wide / norms[:, None]).astype(np.float32))
+
+
+def lengths(vectors: Vectors) -> NDArray[np.float64]:
+    """(n,) lengths of the rows; part by part, since rows in float64 take twice the memory."""
+    out = np.empty(len(vectors), np.float64)
+    for start in range(0, len(vectors), _PART):
+        squares = np.square(vectors[start : start + _PART], dtype=np.float64)
+        np.sqrt(squares.sum(axis=1), out=out[start : start + _PART])
+    return out
 
 
 @numba.njit(cache=True, nogil=True)

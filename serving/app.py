@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -25,18 +26,13 @@ from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 
+from pipeline.live.decisions import RecordsUnavailableError
 from pipeline.strict import parse
 from serving.access.admission import Head, announced_length, request_id
 from serving.assembly import gauges_of, replica_of
+from serving.machine.launch import not_started
 from serving.responses import REQUEST_ID, RefusedError, Response
-from serving.rpc.limen_pb2 import (
-    HealthAnswer,
-    HealthRequest,
-    QueryAnswer,
-    QueryRequest,
-    VerdictAnswer,
-    VerdictRequest,
-)
+from serving.rpc.limen_pb2 import HealthAnswer, HealthRequest, QueryAnswer, VerdictAnswer
 from serving.rpc.methods import SERVICER_FUNCTIONS, Rpc
 from serving.schema.bodies import MAX_BODY_BYTES
 from serving.settings import Settings, pinned
@@ -57,29 +53,38 @@ class MonitorLink:
         self._handle = handle
 
     async def metrics(self) -> bytes:
-        """The gauges in Prometheus's text format."""
-        text: bytes = await self._handle.metrics.remote()
+        """The gauges in Prometheus's text format; ``ConnectionError`` where it is away."""
+        with _reached():
+            text: bytes = await self._handle.metrics.remote()
         return text
 
     async def consistency(self, customer: str | None) -> bytes:
-        """Drift as JSON, of one customer or (None) of all."""
-        body: bytes = await self._handle.consistency.remote(customer)
+        """Drift as JSON, of one customer or (None) of all; raises as ``metrics`` does."""
+        with _reached():
+            body: bytes = await self._handle.consistency.remote(customer)
         return body
 
     async def report(self, report: Report) -> None:
         """Tell it what a replica is and counted; ``ConnectionError`` where it is away."""
-        try:
+        with _reached():
             await self._handle.report.remote(report)
-        except _AWAY as error:
-            raise ConnectionError(str(error)) from None
 
     async def replicas(self) -> tuple[Standing, ...]:
         """The replicas that reported of late; ``ConnectionError`` where it is away."""
-        try:
+        with _reached():
             standings: tuple[Standing, ...] = await self._handle.replicas.remote()
-        except _AWAY as error:
-            raise ConnectionError(str(error)) from None
         return standings
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """``ConnectionError`` where the monitor is away; records that are, it says itself."""
+    try:
+        yield
+    except RecordsUnavailableError:
+        raise
+    except _AWAY as error:
+        raise ConnectionError(str(error)) from None
 
 
 @serve.deployment(
@@ -126,6 +131,10 @@ class Server:
         # Ray makes a replica on the event loop that its requests are answered on.
         self._reporting = asyncio.get_running_loop().create_task(replica.report_always(link))
 
+    def __del__(self) -> None:
+        """Ray calls this where a replica ends in order."""
+        self._front.close()
+
     async def __call__(self, request: Request) -> StarletteResponse:
         """Answer one request."""
 
@@ -134,14 +143,10 @@ class Server:
 
         return _to_starlette(await self._front.handle(_head_of(request), body))
 
-    async def _query(
-        self, message: QueryRequest, grpc_context: RayServegRPCContext
-    ) -> QueryAnswer:
+    async def _query(self, message: bytes, grpc_context: RayServegRPCContext) -> QueryAnswer:
         return await self._rpc.query(message, grpc_context)
 
-    async def _verdict(
-        self, message: VerdictRequest, grpc_context: RayServegRPCContext
-    ) -> VerdictAnswer:
+    async def _verdict(self, message: bytes, grpc_context: RayServegRPCContext) -> VerdictAnswer:
         return await self._rpc.verdict(message, grpc_context)
 
     async def _check(
@@ -166,24 +171,35 @@ def build(args: Mapping[str, object]) -> serve.Application:
 def start(settings: Settings, host: str, port: int, grpc_port: int = 0) -> None:
     """Start Ray here, or join the cluster of ``RAY_ADDRESS``, and serve; returns when ready.
 
-    HTTP on ``port``, gRPC on ``grpc_port``; 0: no gRPC.
+    HTTP on ``port``, gRPC on ``grpc_port``; 0: no gRPC. ``LaunchError`` where Ray does not start.
     """
+    application = build(settings.to_args())  # what is wrong here is not Ray's
+    try:
+        _start(application, settings.replicas, host, port, grpc_port)
+    except Exception as error:  # Ray raises plain ones too
+        raise not_started(str(error) or type(error).__name__) from error
+
+
+def _start(
+    application: serve.Application, replicas: int, host: str, port: int, grpc_port: int
+) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
-            address="local", num_cpus=settings.replicas + 1, include_dashboard=False,
+            address="local", num_cpus=replicas + 1, include_dashboard=False,
             log_to_driver=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20,
             _node_ip_address="127.0.0.1",
         )
     serve.start(
         proxy_location="HeadOnly", http_options={"host": host, "port": port},
-        grpc_options={"port": grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS)}
-        if grpc_port else None,
+        # Reflection would be answered to anybody, past every limit; the file says the same.
+        grpc_options={"port": grpc_port, "grpc_servicer_functions": list(SERVICER_FUNCTIONS),
+                      "enable_reflection": False} if grpc_port else None,
         logging_config=_LOGGING,
     )
-    serve.run(build(settings.to_args()), name=APPLICATION, route_prefix="/")
+    serve.run(application, name=APPLICATION, route_prefix="/")
 
 
 def stop() -> None:

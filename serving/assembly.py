@@ -40,7 +40,7 @@ from serving.web.administration import Administration
 from serving.web.api import Api
 from serving.web.front import Bounds, Front
 
-_LOCAL_SECONDS, _REMOTE_SECONDS = 0.5, 5.0  # between looks at an alias, where nothing is said
+_LOCAL_SECONDS, _REMOTE_SECONDS = 0.1, 5.0  # between looks at an alias, where nothing is said
 
 
 def front_of(settings: Settings, monitor: MonitorLink, bounds: Bounds | None = None) -> Front:

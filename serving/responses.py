@@ -59,10 +59,14 @@ class RefusedError(Exception):
         headers = dict(self.headers)
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
+        if self.status in (408, 413):
+            headers["Connection"] = "close"  # or the rest of the body would be read and dropped
         if self.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="limen"'
+        details = {name: _line(fact) if isinstance(fact, str) else fact
+                   for name, fact in self.details.items()}
         body = {
-            "error": {"code": self.code, "message": _line(self.message), "details": self.details},
+            "error": {"code": self.code, "message": _line(self.message), "details": details},
             "request_id": request_id,
         }
         return Response(self.status, orjson.dumps(body, default=str), JSON, headers)

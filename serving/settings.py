@@ -12,6 +12,7 @@ from pipeline.releases.signing import PublicKeys, read_public_keys
 from pipeline.releases.store import Store
 from pipeline.trail import Trail
 from serving.access.keys import trail_beside
+from serving.answers.live_items import MOST
 from serving.answers.recall_watch import RECHECK_EVERY
 from serving.watching.monitor import WINDOW
 
@@ -37,7 +38,7 @@ class Settings:
     window: int = WINDOW
     """Reviewed queries of a customer that its gauges count: the latest ones."""
     follow_seconds: float | None = None
-    """Between two looks at the alias; None: 0.5 where the store is a folder, else 5."""
+    """Between two looks at the alias; None: 0.1 where the store is a folder, else 5."""
     shadow: str | None = None
     """Alias or id of a release that answers a share of the queries unseen, to be compared."""
     shadow_share: float = 0.1
@@ -46,6 +47,9 @@ class Settings:
     """PEM files with the keys of which one must have signed a release; none: any release."""
     recheck_every: int = RECHECK_EVERY
     """Queries of which one is searched again exactly, to watch the match recall."""
+
+    online_items: int = MOST
+    """Items of one customer that may be put online before a release holds them."""
 
     def to_args(self) -> dict[str, object]:
         """As plain data, for ``serving.app:build``: what is not set stays away."""

@@ -7,11 +7,33 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgres_server import MISSING, PostgresServer, programs
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see jobs/__init__.py
 
 # Machines are shared: a slow example is not a failing one.
 settings.register_profile("limen", deadline=None)
 settings.load_profile("limen")
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server."""
+    pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
+    folder = programs()
+    if folder is None:
+        pytest.skip(MISSING)
+    server = PostgresServer(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """URL of records that are not there yet, on either database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'records.db'}"
+    return request.getfixturevalue("postgres").new_url()
 
 
 @pytest.fixture

@@ -10,10 +10,16 @@ import base64
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from serving.schema import bodies as schema
+from serving.web.refusals import REFUSALS
+from tests.asgi_world import Told
+from tests.serving_release import World
 
 PATHS = (
     ("POST", b"/v1/query"), ("PUT", b"/v1/items"), ("DELETE", b"/v1/items/some"),
@@ -66,6 +72,38 @@ class Hostile:
     query: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
+
+
+class Judge:
+    """Whether an answer to one customer is sound, and tells nothing that it must not be told."""
+
+    def __init__(self, world: World, customer: str, tokens: Iterable[str]) -> None:
+        """``tokens``: the keys of whoever, of which no answer may hold the secret part."""
+        own = set(world.rows_of(customer).tolist())
+        self.foreign = [
+            json.dumps(name).encode() for row, name in enumerate(world.items.item_id)
+            if row not in own
+        ]
+        secrets = [token.split("_", 2)[2].encode() for token in tokens]
+        self.never = [*secrets, b"Traceback", b".py", b"/tmp", b"sqlite", b"SELECT ", b"sha256"]
+        self.statuses: Counter[int] = Counter()
+
+    def judge(self, request: Hostile, told: Told) -> None:
+        self.statuses[told.status] += 1
+        shown = (request.method, request.path[:200], request.headers, request.body[:300], told)
+        assert told.status < 500 or told.status == 503, shown
+        assert told.status in (200, 202, 307) or told.status >= 400, shown
+        for text in self.never if b"openapi" not in request.path else ():
+            assert text not in told.body or text in request.path + request.body, (text, shown)
+        assert not any(name in told.body for name in self.foreign), shown
+        assert len(told.body) < 2**20
+        if told.status >= 400 and request.method != "HEAD":
+            content = json.loads(told.body)
+            schema.ErrorAnswer.model_validate(content)
+            assert REFUSALS[content["error"]["code"]].status == told.status, shown
+            assert "\n" not in content["error"]["message"], shown
+        if told.status in (429, 503):
+            assert told.headers["retry-after"].isdigit(), shown
 
 
 def hostile_requests(

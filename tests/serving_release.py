@@ -35,6 +35,7 @@ RANGE = (0.01, 0.25)
 CUSTOMERS = ("Food & Drink", "birds/sea")
 SHARED = 40
 OWN = 300
+FLAT = IndexConfig(kind="flat")
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ def grid_of(threshold: np.float32 = THRESHOLD) -> Grid:
 def seal_items(
     folder: Path, items: Items, vectors: NDArray[np.float32],
     pairs: Mapping[str, NDArray[np.float64]], *,
-    threshold: np.float32 = THRESHOLD, size: int = SIZE,
+    threshold: np.float32 = THRESHOLD, size: int = SIZE, index: IndexConfig = FLAT,
 ) -> World:
     """A release of these items, with ``pairs`` (buckets, 2, bins) counted of each customer."""
     gallery = build_gallery(vectors, items)
     gallery.write(folder)
-    build_index(gallery, IndexConfig(kind="flat"), folder)
+    build_index(gallery, index, folder)
     write_encoder(folder / "model.onnx", size)
     names = tuple(sorted(pairs))
     counts = OperatingCounts(grid_of(threshold), names, np.stack([pairs[n] for n in names]))

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.trail import Trail, TrailError
+from serving.access import keys
 from serving.access.key_file import SCOPES, KeysError, Limit, read_key_file
 from serving.access.keys import (
     KeyExpiredError,
@@ -73,6 +74,22 @@ def test_keys_added_and_removed_while_a_server_runs_count_at_once(tmp_path):
     assert ring.find(token) is None
 
 
+def test_a_file_replaced_by_one_of_its_size_and_its_time_is_read(tmp_path):
+    path = tmp_path / "keys.json"
+    token = add_key(path, "a", ["query"])
+    ring = KeyRing(path)
+    moment = path.stat().st_mtime_ns
+    for customer, replaced in (("b", False), ("c", True)):  # edited in place, then put in its place
+        text = json.loads(path.read_text())
+        text["keys"][0]["customer"] = customer
+        edited = tmp_path / "edited" if replaced else path
+        edited.write_text(json.dumps(text, indent=1) + "\n")
+        os.utime(edited, ns=(moment, moment + (0 if replaced else 1)))
+        moment += 0 if replaced else 1
+        edited.replace(path)
+        assert ring.find(token).customer == customer
+
+
 def test_a_file_broken_by_an_edit_keeps_the_last_keys(tmp_path, caplog):
     path = tmp_path / "keys.json"
     token = add_key(path, "a", ["query"])
@@ -82,6 +99,24 @@ def test_a_file_broken_by_an_edit_keeps_the_last_keys(tmp_path, caplog):
     assert "cannot be read" in caplog.text
     with pytest.raises(KeysError, match="not a readable keys file"):
         KeyRing(path)
+
+
+def test_a_file_saved_while_a_broken_one_was_read_is_read_again(tmp_path, monkeypatch):
+    path = tmp_path / "keys.json"
+    token = add_key(path, "a", ["query"])
+    ring = KeyRing(path)
+    path.write_text('{"schema": 2,')  # an editor writes, and ends while this is read:
+
+    def ended(read):
+        try:
+            return read_key_file(read)
+        finally:
+            path.write_text('{"schema": 2, "keys": []}')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "read_key_file", ended)
+        ring.find(token)
+    assert ring.find(token) is None
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -188,6 +223,7 @@ def test_rotation_never_lengthens_the_life_of_a_key_unless_told_to(tmp_path):
     path = tmp_path / "keys.json"
     name = add_key(path, "a", ["query"], expires_at=1030.0).split("_")[1]
     second = rotate_key(path, name, 60.0, now=1000.0).split("_")[1]
+    assert [key.expires_at for key in read_key_file(path).keys] == [1030.0, 1030.0]
     third = rotate_key(path, name, 10.0, now=1000.0, expires_at=5000.0).split("_")[1]
     ends = {key.id: key.expires_at for key in read_key_file(path).keys}
     assert ends == {name: 1010.0, second: 1030.0, third: 5000.0}
@@ -279,6 +315,19 @@ def test_every_change_is_in_the_trail_and_none_without_it(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_change_is_on_the_disk_before_it_is_told_to_be_done(tmp_path, monkeypatch):
+    path = tmp_path / "keys.json"
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino)
+                        or fsync(number))
+    name = add_key(path, "a", ["query"]).split("_")[1]
+    for change in (lambda: remove_key(path, name), lambda: set_limit(path, "a", Limit(at_once=1))):
+        synced.clear()
+        change()
+        assert {path.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
+
+
 # The verbs
 
 
@@ -305,6 +354,15 @@ def test_the_verbs_add_rotate_limit_and_list(tmp_path):
     assert "acme" in listed
     assert "99" in listed
     assert token not in listed
+
+
+def test_a_list_shows_names_as_they_are(tmp_path):
+    for name in ("a[/b]", "[red]c"):
+        limen_keys(tmp_path, "add", name)
+        limen_keys(tmp_path, "limit", name, "--at-once", "3")
+    listed = limen_keys(tmp_path, "list")
+    assert listed.exit_code == 0
+    assert listed.stdout.count("a[/b]") == listed.stdout.count("[red]c") == 2
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -109,6 +109,23 @@ def test_a_release_without_room_is_refused_with_the_figure_and_the_alias_goes_ba
     ]
 
 
+def test_a_refused_release_is_taken_back_though_whoever_asked_has_left(shop, monkeypatch):
+    first, second = shop.ids
+    monkeypatch.setattr(assembly, "available_bytes", lambda: 3 * 2**20)
+
+    async def left():
+        async with running(shop) as (replica, _):
+            asking = asyncio.create_task(
+                send(replica, shop.key, "POST", PROMOTE, {"release": second})
+            )
+            await until(lambda: shop.store.aliases()[ALIAS] == second)
+            asking.cancel()
+            await until(lambda: shop.store.aliases()[ALIAS] == first, seconds=10)
+
+    asyncio.run(left())
+    assert [line["event"] for line in trail(shop)] == ["promote", "promote_undone"]
+
+
 def test_what_cannot_be_moved_is_refused_and_nothing_moves(shop):
     first, second = shop.ids
     broken = Path(shop.settings.store) / "releases" / second[:12] / "report.html"

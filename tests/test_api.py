@@ -42,7 +42,7 @@ class Link:
 class Server:
     """One replica with its monitor, and keys for both customers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: str = "", **settings: object) -> None:
         self.world = make_world(folder / "candidate")
         keys = folder / "keys.json"
         self.keys = {
@@ -53,7 +53,7 @@ class Server:
         }
         self.settings = Settings(
             release=str(folder / "candidate"), keys=str(keys),
-            records=f"sqlite:///{folder / 'records.db'}",
+            records=records or f"sqlite:///{folder / 'records.db'}", **settings,
         )
         self.front = front_of(self.settings, Link(self.settings))
 
@@ -438,7 +438,7 @@ def test_a_fault_of_the_server_is_logged_and_told_without_details(server, monkey
 def test_waiting_is_bounded_in_all_for_each_customer_and_in_time(server, monkeypatch):
     gate = threading.Event()
     monkeypatch.setattr(Records, "reviews", lambda *_: gate.wait(10) and [])
-    bounds = Bounds(threads=1, waiting=3, waiting_of_one=2, seconds=0.5)
+    bounds = Bounds(threads=1, waiting=3, waiting_of_one=2, waiting_first=0, seconds=0.5)
     front = front_of(server.settings, Link(server.settings), bounds)
 
     async def body() -> bytes:

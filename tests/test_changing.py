@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.distance import deciding
-from pipeline.live.database import DECISIONS, Database, decode_histogram
+from pipeline.live.database import Database, decode_histogram
+from pipeline.live.tables import DECISIONS
 from serving.access.admission import Head
 from serving.access.keys import add_key
 from serving.answers.retriever import Retriever
@@ -25,8 +26,8 @@ UNIT = [1.0] + [0.0] * (DIMENSION - 1)
 class Replicas(Server):
     """Two replicas over one database."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, records: str = "", **settings: object) -> None:
+        super().__init__(folder, records, **settings)
         self.fronts = [self.front, front_of(self.settings, Link(self.settings))]
         self.keys["nobody"] = add_key(Path(self.settings.keys), "nobody", ["query", "items"])
 
@@ -52,8 +53,8 @@ class Replicas(Server):
 
 
 @pytest.fixture
-def server(tmp_path):
-    return Replicas(tmp_path)
+def server(tmp_path, url):
+    return Replicas(tmp_path, url)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_nobody_changes_what_is_shared_or_anothers(server):
     assert error(response) == (409, "shared_item", {"index": 1})
     refusals = [
         server.change("DELETE", f"/v1/items/{name}")
-        for name in (shared, anothers, "nothing", "fine", "%FF", "{item_id}")
+        for name in (shared, anothers, "nothing", "fine", "%FF", "a%00b", "{item_id}")
     ]
     assert {error(refusal)[:2] for refusal in refusals} == {(404, "unknown_item")}
     # One text for all: a customer cannot tell another's item from none.
@@ -165,6 +166,7 @@ def test_one_bad_item_refuses_the_request_and_nothing_is_kept(untouched, item, f
     ({"metadata": {"list": [1]}}, "items.0.metadata.list"),
     ({"metadata": {"long": "a" * 4001}}, "items.0.metadata.long"),
     ({"metadata": {f"n{i}": i for i in range(65)}}, "items.0.metadata"),
+    ({"metadata": {f"n{i}": "a" * 2000 for i in range(4)}}, "items.0.metadata"),
     ({"label": 7}, "items.0.label"),
     ({"image": "AAAA"}, "items.0"),
     ({"customer": "birds/sea"}, "items.0.customer"),
@@ -265,7 +267,58 @@ def test_deletions_without_end_do_not_keep_an_answer_for_ever(server, monkeypatc
     assert len(searches) == 4
 
 
-def test_an_unreadable_log_is_no_answer_and_a_readable_one_is_again(server, tmp_path):
+def test_records_that_fell_silent_are_no_answer_until_they_are_back(tmp_path, postgres):
+    server = Replicas(tmp_path, postgres.new_url())
+    image, vector = picture(np.random.default_rng(6))
+    server.put([{"item_id": "kept", "image": image}])
+    body = {"queries": [{"embedding": vector.tolist()}]}
+    postgres.kill()
+    try:
+        for front in server.fronts:
+            response = server.send("POST", "/v1/query", body=body, front=front)
+            assert error(response) == (503, "changes_unavailable", {})
+        for method, path, sent in (("PUT", "/v1/items", {"items": [{"item_id": "a",
+                                                                   "image": image}]}),
+                                   ("GET", "/v1/reviews", b"")):
+            response = server.change(method, path, sent)
+            assert response.status == 503
+            assert b"limen-pg" not in response.body  # where the database is, is nobody's business
+    finally:
+        postgres.start()
+    for which in (0, 1):
+        assert "kept" in server.ids(vector.tolist(), which=which)
+    assert server.put([{"item_id": "a", "image": image}], which=1)[0] == 200
+
+
+def test_a_customer_may_put_so_many_items_online_and_others_as_many(tmp_path):
+    server = Replicas(tmp_path, online_items=3)
+    image, vector = picture(np.random.default_rng(8))
+    new = [{"item_id": f"new{i}", "image": image} for i in range(4)]
+    assert server.put(new)[1]["error"]["code"] == "too_many_online_items"  # all or none
+    assert server.put(new[:2])[0] == 200
+    for which in (0, 1):
+        status, answer = server.put(new[2:], which=which)
+        assert (status, answer["error"]["details"]) == (409, {"there": 2, "most": 3})
+        assert "limen reindex ALIAS ITEMS --changes URL" in answer["error"]["message"]
+    # Those that are there can be replaced and deleted, which makes room.
+    assert server.put(new[:3], which=1)[0] == 200
+    assert server.put(new[:3])[0] == 200
+    assert server.put(new[3:])[0] == 409
+    assert server.change("DELETE", "/v1/items/new1").status == 200
+    assert server.put(new[1:2], which=1)[0] == 200
+    assert server.put(new[1:2], key="nobody")[0] == 200
+    # What of the gallery is replaced lies online as well; what is deleted does not.
+    own = [name for name in server.world.items.item_id[server.world.items.customer == CUSTOMERS[0]]]
+    assert server.put([{"item_id": own[0], "image": image}])[0] == 409
+    assert server.change("DELETE", f"/v1/items/{own[1]}").status == 200
+    assert server.put(new[3:])[0] == 409
+    assert sorted(set(server.ids(vector.tolist())) & {item["item_id"] for item in new}) == [
+        "new0", "new1", "new2",
+    ]
+
+
+def test_an_unreadable_log_is_no_answer_and_a_readable_one_is_again(tmp_path):
+    server = Replicas(tmp_path)
     image, vector = picture(np.random.default_rng(6))
     server.put([{"item_id": "kept", "image": image}])
     body = {"queries": [{"embedding": vector.tolist()}]}

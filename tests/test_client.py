@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -203,6 +204,20 @@ def test_nobody_there_is_one_clear_line():
         Client("localhost:8000")
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_key_is_refused_without_being_quoted(kind):
+    for key in ("lim_1_SECRET 2", "lim_1_SECRET\n2", "lim_\u00e9_SECRET", "lim_1_SECRET\0"):
+        with pytest.raises(ValueError, match="key: expected what `limen keys add`") as refused:
+            kind("http://127.0.0.1:9", key=key)
+        assert "SECRET" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_key_read_from_a_file_is_sent_without_its_line_end():
+    with scripted(RELEASE) as server, Client(server.url, key="lim_1_s\n") as limen:
+        limen.release()
+        assert server.seen[0][2]["Authorization"] == "Bearer lim_1_s"
+
+
 def test_a_deadline_holds_for_a_silent_server_and_for_one_that_trickles():
     gate = threading.Event()
 
@@ -222,14 +237,44 @@ def test_a_deadline_holds_for_a_silent_server_and_for_one_that_trickles():
         handler.close_connection = True
         return 200, {}, b""
 
+    async def awaited(url):
+        async with AsyncClient(url, seconds=0.4) as limen:
+            await limen.release()
+
+    def waited(url):
+        with Client(url, seconds=0.4) as limen:
+            limen.release()
+
     for answer in (silent, trickling):
-        gate.clear()
-        with scripted(answer) as server, Client(server.url, seconds=0.4) as limen:
-            with pytest.raises(DeadlineError, match=r"no answer in 0\.4 s"):
-                limen.release()
-            told = int(server.seen[0][2]["X-Limen-Timeout-Ms"])
-            gate.set()
-        assert 0 < told <= 400
+        for call in (waited, lambda url: asyncio.run(awaited(url))):
+            gate.clear()
+            with scripted(answer) as server:
+                with pytest.raises(DeadlineError, match=r"no answer in 0\.4 s"):
+                    call(server.url)
+                told = int(server.seen[0][2]["X-Limen-Timeout-Ms"])
+                gate.set()
+            assert 0 < told <= 400
+
+
+def test_both_clients_wait_before_they_try_again_as_long_as_they_are_asked_to():
+    async def awaited(url):
+        async with AsyncClient(url) as limen:
+            await limen.release()
+
+    def waited(url):
+        with Client(url) as limen:
+            limen.release()
+
+    for call in (waited, lambda url: asyncio.run(awaited(url))):
+        moments = []
+
+        def noted(answer, moments=moments):
+            return lambda _: moments.append(time.monotonic()) or answer
+
+        with scripted(noted(refusal(503, "busy", 1)), noted(RELEASE)) as server:
+            call(server.url)
+        first, second = moments
+        assert second - first >= 1.0
 
 
 def waits(failure, seconds=100.0, repeatable=True, tries=12, seed=0):
@@ -435,6 +480,17 @@ def test_the_verbs_print_what_the_client_reads(live, tmp_path):
     sent = limen_says("verdicts", live, "send", "--file", str(tmp_path / "v.json"))
     assert f"{len(verdicts['verdicts'])} verdicts kept, 0 were there already." in sent.output
     assert CUSTOMERS[0] in limen_says("drift", live).output
+
+
+def test_what_an_item_is_called_is_no_command_to_a_terminal(live, limen, tmp_path):
+    np.save(tmp_path / "row.npy", live.world.vectors[[51]])
+    limen.put_items([Item(item_id="\x1b]0;mine\x07[red]", embedding=live.world.vectors[51],
+                          metadata={"name": "\x9b31m"})])
+    said = limen_says("query", live, "--embedding", str(tmp_path / "row.npy"))
+    assert "?]0;mine?[red]" in said.output
+    assert "name=?31m" in said.output
+    assert not {"\x1b", "\x07", "\x9b"} & set(said.output)
+    limen.delete_item("\x1b]0;mine\x07[red]")
 
 
 @pytest.mark.parametrize(("verb", "arguments", "line"), [

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import shlex
 import tomllib
 from pathlib import Path
+
+from ray.serve.schema import gRPCOptionsSchema
 
 from jobs.workspace import ALIAS, STORE
 from pipeline.config import load_recipe
 from pipeline.strict import parse
 from serving.machine.launch import THREAD_VARIABLES, ray_environment
+from serving.rpc.methods import SERVICER_FUNCTIONS
 from serving.settings import Settings
 from tests.manifests import (
     K8S,
@@ -162,3 +166,30 @@ def test_the_service_sets_the_flags_of_ray_as_the_command_line_does(tmp_path: Pa
     assert flags.items() <= ray_environment(tmp_path, haproxy=True).items()
     assert {"RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED"} <= set(flags)
     assert set(THREAD_VARIABLES) <= set(flags)
+
+
+def test_the_service_answers_grpc_with_every_method_and_nothing_else():
+    options = serving_config()["grpc_options"]
+    assert gRPCOptionsSchema(**options).model_dump() == {
+        "port": 9000, "grpc_servicer_functions": list(SERVICER_FUNCTIONS),
+        "request_timeout_s": None, "enable_reflection": False,
+    }
+    for path in options["grpc_servicer_functions"]:
+        module, _, name = path.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+    (container,) = pod_templates("RayService")[0]["spec"]["containers"]
+    assert options["port"] in [port["containerPort"] for port in container["ports"]]
+
+
+def test_what_the_admin_endpoints_need_is_said_where_it_is_missing():
+    (head,) = pod_templates("RayService")
+    (data,) = [mount for mount in head["spec"]["containers"][0]["volumeMounts"]
+               if mount["name"] == "data"]
+    text = (K8S / "ray-service.yaml").read_text("utf-8")
+    assert data["readOnly"] is True
+    assert "until `readOnly` is taken from the volume `data`" in text
+    (application,) = serving_config()["applications"]
+    settings = parse(Settings, application["args"], "serveConfigV2")
+    # Trail and records lie where the pod may write.
+    mounts = mounts_of(head)
+    assert Path(settings.trail).is_relative_to(mounts["records"])

@@ -31,7 +31,9 @@ def indexed(folder, kind, match_recall=1.0):
     with pytest.MonkeyPatch.context() as patched:
         # No segment is too small for lists.
         patched.setattr("pipeline.search.index.SCANNED_BELOW", 8)
-        build_index(people.gallery, IndexConfig(kind=kind, match_recall=match_recall), folder)
+        # Distances lie on both sides of the horizon, past which every search is exact.
+        build_index(people.gallery, IndexConfig(kind=kind, match_recall=match_recall), folder,
+                    horizon=0.8)
     return items, people, open_index(folder, people.gallery)
 
 

@@ -1,6 +1,7 @@
 """Customers are served in turn, and one cannot hold every thread."""
 
 import threading
+import weakref
 from concurrent.futures import wait
 
 import pytest
@@ -99,6 +100,36 @@ def test_the_expected_wait_is_the_turns_ahead_times_what_each_took():
     assert threads.expected_wait("slow") == 0.0
 
 
+def test_cancelled_work_is_no_turn_to_wait_for_and_is_held_no_longer():
+    clock = Clock()
+    threads = FairThreads(1, 1, clock)
+    works(threads, clock, "a", 1.0)
+    gate, begun = threading.Event(), threading.Event()
+    blocked = threads.submit("x", lambda: begun.set() or gate.wait(10))
+    assert begun.wait(5)
+
+    class Body:
+        """What a request brought."""
+
+    body = Body()
+    held = weakref.ref(body)
+    sent = [threads.submit("a", lambda body=body: body) for _ in range(3)]
+    kept = queued(threads, "a", 1)
+    del body
+    assert threads.expected_wait("a") == pytest.approx(4.0)
+    assert all(future.cancel() for future in sent)
+    try:
+        assert threads.expected_wait("a") == pytest.approx(1.0)
+        del sent
+        assert held() is None  # at once: nothing goes round in a circle
+        assert kept[0].cancel()
+        assert threads.expected_wait("a") == 0.0
+    finally:
+        gate.set()
+    wait([blocked], timeout=5)
+    assert threads.submit("a", lambda: 3).result(timeout=5) == 3
+
+
 def test_work_that_becomes_slower_is_expected_to_be_slow():
     clock = Clock()
     threads = FairThreads(1, 1, clock)
@@ -114,3 +145,34 @@ def test_work_that_becomes_slower_is_expected_to_be_slow():
     gate.set()
     wait([blocked, *waiting], timeout=5)
     assert 0.9 < expected <= 1.0
+
+
+def test_several_threads_share_what_is_ahead_and_no_customer_has_more_than_its_share():
+    clock = Clock()
+    threads = FairThreads(4, 2, clock)
+    works(threads, clock, "a", 1.0)
+    works(threads, clock, "b", 3.0)
+    gate, begun = threading.Event(), threading.Semaphore(0)
+    blocked = [threads.submit(who, lambda: begun.release() or gate.wait(10)) for who in "aabb"]
+    for _ in blocked:
+        assert begun.acquire(timeout=5)
+    waiting = queued(threads, "a", 6) + queued(threads, "b", 1)
+    try:
+        # a: its own 6 * 1.0 on 2 threads, which is more than 6 * 1.0 + 3.0 on 4
+        assert threads.expected_wait("a") == pytest.approx(3.0)
+        # b: its own 3.0 on 2 threads, which is more than 3.0 + 2 * 1.0 on 4
+        assert threads.expected_wait("b") == pytest.approx(1.5)
+        # somebody new: one turn of each, 1.0 + 3.0 on 4 threads
+        assert threads.expected_wait("new") == pytest.approx(1.0)
+    finally:
+        gate.set()
+    wait([*blocked, *waiting], timeout=5)
+
+
+def test_of_ever_new_customers_not_all_are_remembered(monkeypatch):
+    monkeypatch.setattr("serving.access.fair._REMEMBERED", 5)
+    clock = Clock()
+    threads = FairThreads(1, 1, clock)
+    for number in range(23):
+        works(threads, clock, str(number), 1.0)
+    assert 0 < len(threads._seconds) <= 5

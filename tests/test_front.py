@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from pipeline.live.database import DECISIONS, Database
+from pipeline.live.database import Database
 from pipeline.live.decisions import RecordsError
 from pipeline.live.records import Records
+from pipeline.live.tables import DECISIONS
 from pipeline.trail import Trail
 from serving.access import refusal_trail
 from serving.access.admission import Head
@@ -118,6 +119,25 @@ def test_requests_at_once_are_bounded_by_the_customers_limit(server, limited, mo
     assert sorted(answer.status for answer in answers) == [200, 200, 429]
 
 
+def test_customers_that_take_all_the_places_keep_no_other_from_its_first(server, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(Records, "reviews", lambda *_: gate.wait(10) and [])
+    keys = Path(server.settings.keys)
+    late, last = (add_key(keys, name, ["verdict"]) for name in ("late", "last"))
+    door = front(server, waiting=3, waiting_of_one=2, waiting_first=1)
+
+    async def crowd():
+        asked = [asyncio.ensure_future(door.handle(head(server, key), no_body))
+                 for key in ("all", "all", "other", "other", late, late, last)]
+        await asyncio.sleep(0.1)
+        gate.set()
+        return await asyncio.gather(*asked)
+
+    # Three places are taken; "other" has one of them, "late" gets the one beyond, once.
+    statuses = [answer.status for answer in asyncio.run(crowd())]
+    assert statuses == [200, 200, 200, 503, 200, 503, 503]
+
+
 # Time
 
 
@@ -164,6 +184,25 @@ def test_work_whose_deadline_passed_while_it_waited_is_never_begun(server, monke
 
     assert error(asyncio.run(crowd()))[:2] == (504, "deadline_exceeded")
     assert done == []
+
+
+def test_a_monitor_that_is_away_is_told_as_such(server):
+    class Away:
+        """Its replica was killed."""
+
+        async def metrics(self):
+            raise ConnectionError("the actor died, 10.0.0.3:7201")
+
+        async def consistency(self, _):
+            return await self.metrics()
+
+    door = front_of(server.settings, Away(), Bounds())
+    own = "/v1/customers/Food%20%26%20Drink/consistency"
+    for path in ("/metrics", "/v1/consistency", own):
+        response = asyncio.run(door.handle(head(server, path=path), no_body))
+        assert error(response) == (503, "monitor_unavailable", {})
+        assert "Retry-After" in response.headers
+        assert b"10.0.0.3" not in response.body
 
 
 def test_work_of_a_client_that_left_is_never_begun(server, monkeypatch):
@@ -213,9 +252,9 @@ def test_whoever_would_wait_too_long_is_told_at_once(server, monkeypatch):
     async def crowd():
         gate.clear()
         first = asyncio.ensure_future(door.handle(head(server), no_body))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         gate.set()
-        await first  # from now on a review is known to take 0.1 s
+        await first  # from now on a review is known to take 0.3 s, or little less
         gate.clear()
         waiting = [asyncio.ensure_future(door.handle(head(server), no_body)) for _ in range(2)]
         await asyncio.sleep(0.05)
@@ -317,6 +356,20 @@ def test_a_single_refusal_is_in_the_trail_without_waiting(server):
     assert serving["release"] == server.world.release.id12
     assert (refused["code"], refused["key_id"]) == ("forbidden", server.keys["query"].split("_")[1])
     assert refused["customer"] == "Food & Drink"
+
+
+def test_what_was_refused_last_is_in_the_trail_of_a_server_that_ends_in_order(
+    server, trail, monkeypatch
+):
+    quiet(monkeypatch)
+    door = front(server)
+    monkeypatch.setattr(door._refusals, "_trail", trail)
+    for _ in range(3):
+        asyncio.run(door.handle(head(server, "nobody's"), never_read))
+    assert not trail.path.exists()
+    door.close()
+    told, = lines(trail)
+    assert (told["code"], told["count"]) == ("unauthenticated", 3)
 
 
 def test_a_full_disk_refuses_overrides_and_nothing_else(server, monkeypatch, caplog):

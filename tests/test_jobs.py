@@ -198,6 +198,9 @@ def test_reindexing_folds_the_online_changes_in_and_says_how_far(world, refused,
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Set aside: item 'odd'" in done.stdout
     assert "Up to change 5: 2 items put online, 2 of the table replaced or deleted." in done.stdout
+    # The deletion of what was put again is long over; the last change of every item stays.
+    assert "Overtaken changes removed from the log: 1." in done.stdout
+    assert [change.number for change in log.since(0)] == [1, 3, 4, 5]
     release = Store(str(tmp_path / "store")).open("production")
     assert read_folded(release.folder) == LogEnd(log.end().log, 5)
     retriever = Retriever(release)

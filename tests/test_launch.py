@@ -1,6 +1,7 @@
 """Starting a server: ports, flags and the guard, without Ray."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -22,6 +23,34 @@ def test_a_port_in_use_is_named_with_the_remedy():
         with pytest.raises(launch.LaunchError, match=rf"127\.0\.0\.1:{port} .*--port"):
             launch.require_free_port("127.0.0.1", port)
     launch.require_free_port("127.0.0.1", port)
+
+
+def test_http_and_grpc_cannot_share_a_port():
+    with pytest.raises(launch.LaunchError, match=r"--port and --grpc-port are both 8000"):
+        launch.require_free_ports("127.0.0.1", (8000, 8000))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_does_not_answer_is_named_with_the_remedy(scheme):
+    with socket.socket() as answering:
+        answering.bind(("127.0.0.1", 0))
+        answering.listen()
+        address = f"{scheme}127.0.0.1:{answering.getsockname()[1]}"
+        launch.require_cluster(address)
+    with pytest.raises(launch.LaunchError, match=rf"RAY_ADDRESS={address}: nothing answers"):
+        launch.require_cluster(address)
+    for left_to_ray in ("", "auto", "local"):
+        launch.require_cluster(left_to_ray)
+
+
+def test_too_few_open_files_are_named_as_such():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with pytest.raises(launch.LaunchError, match="ulimit -n"):
+            launch.free_block(100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_host_that_is_not_here_is_refused():
@@ -114,3 +143,17 @@ def test_every_server_has_replica_ports_of_its_own(tmp_path):
         with socket.create_server(("", low)):
             assert launch.free_block(100) != low
     assert len(set(ranges[0]) & set(ranges[1])) in (0, 100)
+
+
+@pytest.mark.parametrize(("said", "kept"), [
+    ("Could not reach GCS.", "Could not reach GCS"),
+    ("Deploying failed:\n\n  File x, line 1\nTraceback\n  ReleaseError: counts.npz: sha256\n",
+     "Deploying failed: ReleaseError: counts.npz: sha256"),
+    ("a" * 5000 + "\n" + "b" * 5000, "a" * 200 + ": " + "b" * 200),
+    ("same\nsame", "same"),
+    ("\x1b[36mray::Manager.ready()\x1b[39m (pid=1): no", "ray::Manager.ready() (pid=1): no"),
+])
+def test_why_ray_did_not_start_is_one_line_with_its_first_words_and_its_last(said, kept):
+    told = str(launch.not_started(said))
+    assert told.startswith(f"Ray did not start: {kept}; see whether ")
+    assert "\n" not in told

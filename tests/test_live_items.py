@@ -221,6 +221,21 @@ def test_of_many_added_items_every_one_that_decides_is_compared(world):
     check(page, world.oracle.order("acme", row, 300), np.float32(2), 1000)
 
 
+def test_of_many_added_items_those_past_the_largest_distance_are_ties_and_match_there(world):
+    rng = np.random.default_rng(11)
+    query = world.gallery.vectors[0] * np.float32(1.0009 / np.linalg.norm(world.gallery.vectors[0]))
+    # Products from -1.0018 to -1: every distance is 2, or just below it.
+    lengths = rng.uniform(0.9992, 1.0009, (300, 1)) / np.linalg.norm(query)
+    put = {f"m{k:03d}": row for k, row in enumerate((-query * lengths).astype(np.float32))}
+    world.log.put("acme", [put_item(name, vector) for name, vector in put.items()], 0.0)
+    world.oracle.put("acme", put)
+    order = world.oracle.order("acme", query)
+    assert sum(distance == 2 for distance, _ in order) > 100
+    for threshold in (np.float32(2), np.nextafter(np.float32(2), np.float32(0)), np.float32(1.99)):
+        found = answer(world.retriever, world.live, "acme", query, threshold=threshold, limit=1000)
+        check(found, order, threshold, 1000)
+
+
 def test_nearest_rejected_is_found_behind_any_number_of_deleted_items(world):
     query = world.gallery.vectors[np.flatnonzero(world.gallery.customer == "acme")[0]]
     while order := world.oracle.order("acme", query):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.releases.release import open_release
+from pipeline.releases.manifest import FileEntry, Manifest
+from pipeline.releases.release import Release, open_release
 from serving.releases.memory import RoomError, available_bytes, needed_bytes, require_room
 from tests.serving_release import make_world
 
@@ -71,6 +72,16 @@ def test_more_items_and_a_larger_network_need_more(folder, tmp_path):
     assert needed_bytes(more) - needed_bytes(release) > 1200 * 5 * 100
     index = sum(e.size for n, e in more.manifest.files.items() if n.startswith("index/"))
     assert needed_bytes(more) < 80 * MIB + index
+
+
+def test_files_of_the_index_that_are_mapped_need_no_memory_and_the_others_do(folder, tmp_path):
+    release = open_release(folder)
+    needed = needed_bytes(release)
+    for name, added in (("00000.codes.npy", 0), ("00000.faiss", 0), ("00000.npz", 9 * MIB)):
+        files = {**release.manifest.files, f"index/{name}": FileEntry("0" * 64, 9 * MIB)}
+        there = release.manifest.files.get(f"index/{name}", FileEntry("0" * 64, 0)).size
+        other = Release(folder, Manifest(release.manifest.facts, files))
+        assert needed_bytes(other) == needed + (added and added - there)
 
 
 OPENED = """

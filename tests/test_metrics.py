@@ -1,5 +1,6 @@
 """Metrics: from records to Prometheus text, through restarts and volunteers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,8 +15,10 @@ from pipeline.live.decisions import Verdict
 from pipeline.live.records import open_records
 from serving.answers.recorder import Answered, Recorder
 from serving.watching import drift
+from serving.watching.gauges import Gauges, Watched
 from serving.watching.metrics import DriftCollector
 from serving.watching.monitor import Monitor
+from serving.watching.replicas import Replicas
 from tests.live_world import CUSTOMERS, calibrated, queries
 
 WORLD = calibrated()
@@ -80,11 +82,6 @@ def series(found, name):
 
 def of(customer, **more):
     return tuple(sorted({"release": "r1", "customer": customer, **more}.items()))
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'records.db'}"
 
 
 def test_what_is_scraped_is_the_snapshot_with_a_bound_on_each_side(url):
@@ -166,6 +163,21 @@ def test_labels_are_bounded_whatever_the_number_of_customers(url, monkeypatch):
     verdicts = series(found, "limen_verdicts_total")
     assert len(verdicts) == 6
     assert sum(verdicts.values()) == 16 * sum(9 + k for k in range(9))
+
+
+def test_a_customer_called_like_the_rest_is_not_told_of_the_rest(url, monkeypatch):
+    monkeypatch.setattr(drift, "MAX_CUSTOMERS", 2)
+    town = Town(url)
+    for k, customer in enumerate(CUSTOMERS):
+        town.serve(customer, 9 + k)
+    town.judge()
+    snapshot = Monitor(town.records, REFERENCE).snapshot
+    gauges = Gauges(Watched(snapshot=snapshot, match_recall=1.0, info={}), Replicas())
+    assert b'"_other"' in gauges.consistency(None)
+    named, rest = (json.loads(gauges.consistency(name)) for name in (CUSTOMERS[8], drift.OTHER))
+    assert named["drift"]
+    assert named["recorded"]
+    assert rest["drift"] is rest["recorded"] is None
 
 
 def test_the_alerts_two_sides_have_equal_labels(url):

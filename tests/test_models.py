@@ -310,3 +310,18 @@ weights = "weights/best.pt"
     for name in ("cnn", "transformers:microsoft/resnet-50", "timm:resnet50", "ours:network"):
         plain = ModelConfig(backbone=name, weights="pretrained")
         assert plain.located(tmp_path) == plain.portable() == plain
+
+
+@pytest.mark.parametrize("side", [8, 33, 48])
+def test_what_is_served_is_the_function_that_was_trained(side):
+    model = build_model(dataclasses.replace(CNN, image_size=side), kind="image").eval()
+    generator = torch.Generator().manual_seed(side)
+    for part in model.modules():  # as drawn, a norm scales by 1 and shifts by 0
+        if isinstance(part, torch.nn.GroupNorm):
+            part.weight.data.copy_(torch.rand(part.num_channels, generator=generator) + 0.5)
+            part.bias.data.copy_(torch.randn(part.num_channels, generator=generator))
+    images = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8, generator=generator)
+    with torch.inference_mode():
+        trained, served = model(images), model.served()(images)
+    # Sums of some thousand float32 products, in two orders, of rows of unit length.
+    np.testing.assert_allclose(served, trained, rtol=0, atol=2e-6)

@@ -104,6 +104,17 @@ def test_a_changed_limit_counts_at_once_and_what_was_used_stays_used():
     assert ask(quotas, "a", 256) is None
 
 
+def test_a_limit_lowered_below_a_batch_that_was_refused_still_lets_in():
+    clock = Clock()
+    limits = {"a": Limit(per_second=10.0, burst=100)}
+    quotas = Quotas(limits.get, 1, clock)
+    assert ask(quotas, "a", 60) is None
+    assert ask(quotas, "a", 80) is not None  # from now on 80 have to be left
+    limits["a"] = Limit(per_second=10.0, burst=20)
+    clock.now = 10.0
+    assert ask(quotas, "a", 1) is None
+
+
 requests = st.lists(
     st.tuples(st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0, 3.0]), st.integers(1, 40)), max_size=80
 )
@@ -151,9 +162,12 @@ def test_buckets_of_customers_long_gone_are_forgotten(monkeypatch):
     monkeypatch.setattr("serving.access.quota._CUSTOMERS", 10)
     clock = Clock()
     limit = Limit(per_second=10.0, burst=2)
-    quotas = Quotas(lambda customer: limit, 1, clock)
+    slow = Limit(per_second=0.001, burst=2)
+    quotas = Quotas(lambda customer: slow if customer == "slow" else limit, 1, clock)
+    assert ask(quotas, "slow", 2) is None
     for number in range(100):
         clock.now += 0.05
         assert ask(quotas, str(number), 2) is None
         assert ask(quotas, str(number), 2) is not None
     assert len(quotas._buckets) <= 11
+    assert ask(quotas, "slow", 1) is not None  # what it used is not forgotten

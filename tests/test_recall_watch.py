@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from pipeline.config import IndexConfig
 from pipeline.distance import deciding
+from pipeline.search.gallery import build_gallery
+from pipeline.search.index import build_index
 from serving.answers.recall_watch import RECHECKED, SKIPPED, SUMS, RecallWatch, rechecks_of
 from serving.answers.retriever import Retriever
 from serving.counters import Counters
 from serving.watching.recall_gauges import RecallCollector
+from tests.live_items_world import Oracle, put_item, release_of, replica
+from tests.search_world import clustered, make_items
 from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
 
 CUSTOMER = CUSTOMERS[0]
@@ -87,6 +92,47 @@ def test_a_query_is_searched_again_at_the_threshold_it_was_asked_at(world, retri
     sums = rechecks_of(summed(counters))[world.release.id12]
     assert sums.matches == (distances <= wide).sum() > (distances <= THRESHOLD).sum()
     assert sums.missed == 0
+
+
+def test_misses_of_an_inexact_index_under_online_changes_are_those_of_brute_force(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = clustered(rng, 1200, 24, spread=0.9)
+    gallery = build_gallery(rows, make_items(["acme"] * len(rows), rows, rng))
+    gallery.write(tmp_path)
+    threshold = np.float32(0.5)
+    build_index(gallery, IndexConfig(kind="ivf", match_recall=0.5), tmp_path, horizon=0.5)
+    release = release_of(tmp_path, gallery)
+    release.id12 = "r" * 12
+    inexact, live = replica(release, tmp_path)
+    oracle = Oracle(gallery)
+    put = {f"new-{k}": gallery.vectors[k] for k in range(0, 1200, 8)}
+    live.log.put("acme", [put_item(name, vector) for name, vector in put.items()], 0.0)
+    oracle.put("acme", put)
+    overlay = live.latest("acme")
+    embeddings = gallery.vectors[::40].copy()
+    answers = inexact.answer("acme", embeddings, threshold=threshold, overlay=overlay)
+    true = np.asarray([
+        sum(distance <= float(threshold) for distance, _ in oracle.order("acme", query))
+        for query in embeddings
+    ])
+    missed = true - [answer.match_count for answer in answers]
+    gate = threading.Event()
+
+    class Later(RecallWatch):
+        def _search_again(self, drawn):
+            gate.wait(30)
+            super()._search_again(drawn)
+
+    counters = Counters()
+    watch = Later(counters, every=1, rng=np.random.default_rng(0))
+    watch.watch(inexact, "acme", embeddings, threshold, answers, overlay)
+    embeddings[:] = 0  # whoever asked goes on with its own array
+    gate.set()
+    watch.wait()
+    sums = rechecks_of(summed(counters))["r" * 12]
+    assert missed.sum() > 50
+    assert (sums.matches, sums.missed) == (true.sum(), missed.sum())
+    assert (sums.missed_squared, sums.cross) == ((missed**2).sum(), (missed * true).sum())
 
 
 def test_one_query_in_so_many_is_drawn_whatever_its_answer(retriever):

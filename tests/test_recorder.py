@@ -32,8 +32,8 @@ class Gallery:
 
 
 @pytest.fixture
-def records(tmp_path):
-    opened = open_records(f"sqlite:///{tmp_path / 'records.db'}")
+def records(url):
+    opened = open_records(url)
     yield opened
     opened.close()
 

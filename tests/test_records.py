@@ -16,7 +16,7 @@ from pipeline.live.decisions import (
     Verdict,
 )
 from pipeline.live.evidence import marker, reviewed_queries, volumes
-from pipeline.live.records import open_records, review_rank
+from pipeline.live.records import open_records, review_rank, without_password
 
 BINS = 5
 
@@ -43,8 +43,8 @@ def verdict(review, is_match=True):
 
 
 @pytest.fixture
-def records(tmp_path):
-    opened = open_records(f"sqlite:///{tmp_path / 'records.db'}")
+def records(url):
+    opened = open_records(url)
     yield opened
     opened.close()
 
@@ -167,7 +167,7 @@ def test_another_customers_query_is_refused_in_the_words_of_one_that_is_not_ther
 
 def test_a_query_is_recorded_once_and_what_comes_with_it_is_all_or_nothing(records):
     record(records, "q")
-    with pytest.raises(RecordsError, match=r"decisions\.query_id"):
+    with pytest.raises(RecordsError, match=r"decisions\.query_id|decisions_pkey"):
         record(records, "new", "q")
     assert {pair.query_id for pair in records.reviews(99, None, "r")} == {"q"}
     records.record([], [])
@@ -181,13 +181,22 @@ def test_served_queries_are_estimated_from_the_recorded_share(records):
     assert (volume.queries, volume.recorded) == (4 + 4 + 2, 3)
 
 
-def test_the_database_writes_through_to_the_disk_and_keeps_a_log_ahead(records):
+def test_sqlite_writes_through_to_the_disk_and_keeps_a_log_ahead(tmp_path):
+    records = open_records(f"sqlite:///{tmp_path / 'records.db'}")
     with records.database.read() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     assert pragmas == ["wal", 2, 1]  # 2: FULL, every commit is synchronised
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("postgresql://u:SECRET@host:5432/limen", "postgresql://u:***@host:5432/limen"),
+    ("sqlite:////var/records.db", "sqlite:////var/records.db"),
+])
+def test_a_url_is_shown_without_its_password(url, shown):
+    assert without_password(url) == shown
 
 
 def test_records_that_cannot_be_opened_say_why_in_one_line(tmp_path):
@@ -198,3 +207,13 @@ def test_records_that_cannot_be_opened_say_why_in_one_line(tmp_path):
     (tmp_path / "text.db").write_text("this is no database, whatever its name may say" * 40)
     with pytest.raises(RecordsError, match="not a database"):
         open_records(f"sqlite:///{tmp_path / 'text.db'}")
+    with pytest.raises(RecordsError, match="'mysql' is no database that is known here; expected"):
+        open_records("mysql://host/limen")
+
+
+def test_customers_come_in_the_order_of_their_code_points_on_every_database(records):
+    names = ["b", "a", "B", "A", "_", "é", "Zo\u0308", "Zö", "a-b", "ab"]
+    for name in names:
+        record(records, f"q of {name}", customer=name, n=1)
+    assert [volume.customer for volume in volumes(records.database, "r")] == sorted(names)
+    assert [query.customer for query in records.reviews(99, None, "r")] == sorted(names)

@@ -11,7 +11,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,30 +18,23 @@ import pytest
 
 from pipeline.distance import deciding
 from serving.access.keys import SCOPES, add_key
-from serving.machine.processes import family, program
+from serving.machine.processes import family
 from serving.machine.supervisor import STEADY_SECONDS
+from tests.served import (
+    BACK_SECONDS,
+    MONITOR,
+    READY_SECONDS,
+    REPLICA,
+    Server,
+    killed,
+    processes,
+    until,
+)
 from tests.serving_release import CUSTOMERS, DIMENSION, THRESHOLD
-from tests.test_serve_ray import READY_SECONDS, Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
-BACK_SECONDS = 90
-"""On an idle machine a process is back in seconds; a starved one takes its time."""
 HEAD_SECONDS = 10
-REPLICA, MONITOR = "ServeReplica:limen:Server", "ServeReplica:limen:MonitorServer"
-
-
-def processes(server: Server, name: str) -> set[int]:
-    """Descendants of the server that run ``name``."""
-    found = set()
-    for process in family(server.process.pid):
-        try:
-            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[0].decode()
-            if name in (program(process), words.removeprefix("ray::")):
-                found.add(process)
-        except OSError:
-            continue
-    return found
 
 
 class Load:
@@ -147,9 +139,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("resilience"))
     server.start()
     yield server
-    if server.process.poll() is None:
-        server.process.kill()
-        server.process.wait(30)
+    server.end()
 
 
 @pytest.fixture(scope="module")
@@ -158,27 +148,6 @@ def load(server) -> Iterator[Load]:
     load.start()
     yield load
     load.stop()
-
-
-def until(holds: Callable[[], object], seconds: float, what: str) -> float:
-    """Seconds until ``holds``."""
-    started = time.monotonic()
-    while time.monotonic() < started + seconds:
-        try:
-            if holds():
-                return time.monotonic() - started
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"{what} not in {seconds} s")
-
-
-def killed(server: Server, name: str) -> set[int]:
-    """The processes that ran ``name``, of which one was killed just now."""
-    before = processes(server, name)
-    assert before, name
-    os.kill(min(before), signal.SIGKILL)
-    return before
 
 
 @pytest.mark.parametrize(

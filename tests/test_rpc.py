@@ -11,10 +11,14 @@ import grpc
 import numpy as np
 import pytest
 
+from serving.access.key_file import Limit
+from serving.access.keys import add_key, set_limit
 from serving.rpc import limen_pb2 as pb
-from serving.rpc.limen_pb2_grpc import LimenStub, add_LimenServicer_to_server
-from serving.rpc.methods import HEALTH, Rpc, add_health_to_server
+from serving.rpc import methods, translation
+from serving.rpc.limen_pb2_grpc import LimenStub
+from serving.rpc.methods import HEALTH, SERVICE, Rpc, add_health_to_server, add_limen_to_server
 from serving.rpc.translation import STATUSES
+from serving.schema.bodies import MAX_BODY_BYTES
 from serving.web.front import Front
 from tests.serving_release import CUSTOMERS
 from tests.test_api import Server, b64
@@ -41,7 +45,7 @@ class Served:
     async def _start(self, front):
         self.server = grpc.aio.server()
         servicer = Servicer(Rpc(front))
-        add_LimenServicer_to_server(servicer, self.server)
+        add_limen_to_server(servicer, self.server)
         add_health_to_server(servicer, self.server)
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
@@ -177,6 +181,42 @@ def test_numbers_that_json_has_not_are_refused_and_not_left_out(api, stub, messa
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_message_becomes_the_body_that_would_have_been_posted():
+    row = np.asarray([0.5, -1.25, 3e-8], "<f4")
+    message = pb.QueryRequest(
+        queries=[pb.QueryInput(id="a", vector=row.tobytes()), pb.QueryInput(text="b"),
+                 pb.QueryInput(image=b"i"), pb.QueryInput(embedding=row.tobytes())],
+        limit=7, cursor="c", with_metadata=True, threshold=0.25, exact=True,
+    )
+    assert json.loads(translation.query_body(message.SerializeToString())) == {
+        "queries": [{"id": "a", "vector": [float(x) for x in row]}, {"text": "b"},
+                    {"image": "aQ=="}, {"embedding_b64": b64(row)}],
+        "limit": 7, "cursor": "c", "with": ["metadata"], "threshold": 0.25, "exact": True,
+    }
+    assert json.loads(translation.query_body(b"")) == {"queries": [], "with": [], "exact": False}
+    verdicts = pb.VerdictRequest(verdicts=[
+        pb.VerdictInput(query_id="q", item_id="i", is_match=True, draw_id="d"),
+        pb.VerdictInput(query_id="q", item_id="j", is_match=False),
+    ])
+    assert json.loads(translation.verdict_body(verdicts.SerializeToString())) == {"verdicts": [
+        {"query_id": "q", "item_id": "i", "is_match": True, "draw_id": "d"},
+        {"query_id": "q", "item_id": "j", "is_match": False},
+    ]}
+
+
+def test_a_call_over_its_limit_is_told_when_to_come_back(api, stub):
+    path = Path(api.settings.keys)
+    token = add_key(path, "limited", ["query"])
+    set_limit(path, "limited", Limit(per_second=0.01, burst=1))
+    query = asked(api, pb.QueryInput(embedding=raw(api.world.vectors[0])))
+    stub.Query(query, metadata=metadata(api, token))
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Query(query, metadata=metadata(api, token))
+    trailing = dict(refused.value.trailing_metadata())
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (trailing["limen-code"], trailing["retry-after"]) == ("rate_limited", "100")
+
+
 @pytest.mark.parametrize(("key", "status"), [
     ("wrong", grpc.StatusCode.UNAUTHENTICATED), ("none", grpc.StatusCode.PERMISSION_DENIED),
 ])
@@ -195,6 +235,78 @@ def test_a_threshold_needs_its_scope(api, stub):
     with pytest.raises(grpc.RpcError) as refused:
         stub.Query(asked(api, query, threshold=0.2), metadata=metadata(api, "query"))
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_no_byte_of_a_message_is_parsed_before_its_call_is_admitted(api, served, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(translation, "_parsed", lambda message, data: parsed.append(data))
+    for method in ("Query", "Verdict"):
+        call = served.channel.unary_unary(f"/{SERVICE}/{method}")  # bytes in, bytes out
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"\x0a\x00" * 1000)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert not parsed
+
+
+@pytest.mark.parametrize(("method", "data", "line"), [
+    ("Query", b"\x0a\xff", "not the bytes of a limen.v1.QueryRequest"),
+    ("Verdict", b"\xff", "not the bytes of a limen.v1.VerdictRequest"),
+    ("Query", b"\x0a\x00" * 2**18, "queries: list should have at most 256 items"),
+    ("Verdict", b"\x0a\x00" * 2**18, "verdicts: list should have at most 1000 items"),
+])
+def test_bytes_that_mean_nothing_or_too_much_are_refused(api, served, method, data, line):
+    call = served.channel.unary_unary(f"/{SERVICE}/{method}")
+    with pytest.raises(grpc.RpcError, match=line) as refused:
+        call(data, metadata=metadata(api))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_message_of_too_many_entries_is_no_long_work(api):
+    body = json.loads(translation.query_body(b"\x0a\x00" * 2**18))
+    assert len(body["queries"]) == 257
+    assert len(json.loads(translation.verdict_body(b"\x0a\x00" * 2**18))["verdicts"]) == 1001
+
+
+class Told:
+    """A call's context without a socket."""
+
+    def __init__(self, api):
+        self.sent = metadata(api)
+        self.code = self.trailing = None
+
+    def invocation_metadata(self):
+        return self.sent
+
+    def set_code(self, code):
+        self.code = code
+
+    def set_details(self, details):
+        """Not asked for."""
+
+    def set_trailing_metadata(self, trailing):
+        self.trailing = dict(trailing)
+
+
+def test_a_message_larger_than_a_body_may_be_is_refused_unparsed(api, monkeypatch):
+    monkeypatch.setattr(translation, "_parsed", lambda *_: 1 / 0)
+    told = Told(api)
+    asyncio.run(Rpc(api.front).query(b"\0" * (MAX_BODY_BYTES + 1), told))
+    assert told.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert told.trailing["limen-code"] == "body_too_large"
+
+
+def test_a_large_message_is_translated_beside_the_event_loop(api, monkeypatch):
+    threads = []
+    monkeypatch.setattr(methods, "query_body",
+                        lambda data: threads.append(threading.get_ident()) or b"{}")
+
+    async def ask():
+        for size in (100, 2**20):
+            await Rpc(api.front).query(b"\0" * size, Told(api))
+
+    asyncio.run(ask())
+    small, large = threads
+    assert small == threading.get_ident() != large
 
 
 def test_verdicts_are_kept_once(api, stub):

@@ -5,94 +5,38 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+import uuid
 from pathlib import Path
 
 import grpc
 import httpx
-import numpy as np
 import pytest
 
 from pipeline.distance import deciding
-from pipeline.releases.store import Store
-from serving.access.keys import SCOPES, add_key
 from serving.machine.guard import processes_of
 from serving.machine.launch import free_block
 from serving.machine.listening import wide_listeners
+from serving.machine.supervisor import STEADY_SECONDS
 from serving.rpc.limen_pb2 import QueryInput, QueryRequest
 from serving.rpc.limen_pb2_grpc import LimenStub
 from serving.schema.bodies import MAX_BODY_BYTES
-from tests.replica_world import expected_matches
-from tests.serving_release import CUSTOMERS, THRESHOLD, make_world
+from tests.served import (
+    BACK_SECONDS,
+    READY_SECONDS,
+    REPLICA,
+    STOP_SECONDS,
+    Server,
+    killed,
+    processes,
+    until,
+    whole,
+)
+from tests.serving_release import CUSTOMERS, THRESHOLD
+from tests.swapping import promotions_under_load
+from tests.writers import Writer, check
 
 pytestmark = pytest.mark.ray
-
-ROOT = Path(__file__).parent.parent
-READY_SECONDS, STOP_SECONDS = 120, 30
-
-
-class Server:
-    """A ``limen serve`` in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.world = make_world(folder / "candidate")
-        self.other = make_world(folder / "other", seed=8, threshold=np.float32(0.07))
-        store = Store(str(folder / "store"))
-        for name in ("candidate", "other"):
-            store.add(folder / name)
-        store.promote("production", self.world.release.id)
-        self.port, self.grpc_port = free_block(1), free_block(1)
-        self.url = f"http://127.0.0.1:{self.port}"
-        keys = folder / "keys.json"
-        self.key = add_key(keys, CUSTOMERS[0], SCOPES)
-        self.client = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=30
-        )
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "jobs.cli", "serve", "production",
-                "--store", str(self.folder / "store"), "--replicas", "2",
-                "--port", str(self.port), "--grpc-port", str(self.grpc_port),
-                "--keys", str(self.folder / "keys.json"),
-                "--records", f"sqlite:///{self.folder / 'records.db'}"]
-
-    def start(self) -> None:
-        self.log = (self.folder / "serve.log").open("w+")
-        self.process = subprocess.Popen(
-            self.command(), cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.output()
-            if "Stop with Ctrl-C" in self.output():
-                assert self.client.get("/readyz").status_code == 200
-                return
-            time.sleep(0.2)
-        raise AssertionError(self.output())
-
-    def output(self) -> str:
-        return (self.folder / "serve.log").read_text()
-
-    def limen(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments], cwd=ROOT, text=True,
-            capture_output=True, timeout=60, check=False,
-            env={**os.environ, "LIMEN_KEY": self.key, "COLUMNS": "200"},
-        )
-
-    def query(self, row: int) -> dict:
-        answer = self.client.post("/v1/query", json={
-            "queries": [{"embedding": self.world.vectors[row].tolist()}], "limit": 1000,
-        })
-        assert answer.status_code == 200, answer.text
-        return answer.json()
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +44,7 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("serve"))
     server.start()
     yield server
-    if server.process.poll() is None:
-        server.process.terminate()
-        server.process.wait(STOP_SECONDS)
+    server.end()
 
 
 def gauges(server: Server) -> list[str]:
@@ -144,56 +86,17 @@ def test_answers_over_http_are_those_of_brute_force(server):
         assert [(m["distance"], m["item_id"]) for m in matches] == expected
 
 
-def ask_on(server: Server, stop: threading.Event, answered: Counter[str]) -> None:
-    """Ask until ``stop``: every answer has to be whole and of one release."""
-    worlds = {world.release.id12: world for world in (server.world, server.other)}
-    rows = server.world.vectors[[0, 50, 345]]
-    expected = {(name, place): expected_matches(world, row) for name, world in worlds.items()
-                for place, row in enumerate(rows)}
-    with httpx.Client(base_url=server.url, headers=server.client.headers, timeout=30) as client:
-        while not stop.is_set():
-            for place, row in enumerate(rows):
-                response = client.post("/v1/query", json={
-                    "queries": [{"embedding": row.tolist()}], "limit": 1000,
-                })
-                assert response.status_code == 200, response.text
-                answer = response.json()
-                release, found = answer["release"], answer["results"][0]["matches"]
-                assert answer["threshold"]["value"] == float(worlds[release].release.threshold)
-                assert [(m["distance"], m["item_id"]) for m in found] == expected[release, place]
-                answered[release] += 1
-
-
 def test_releases_are_promoted_and_rolled_back_under_load_without_a_failed_request(server):
-    stop, answered = threading.Event(), [Counter() for _ in range(3)]
-    with ThreadPoolExecutor(3) as pool:
-        asking = [pool.submit(ask_on, server, stop, counted) for counted in answered]
-        try:
-            for _ in range(10):
-                for path, body, meant in (
-                    ("promote", {"release": server.other.release.id12}, server.other),
-                    ("rollback", {}, server.world),
-                ):
-                    response = server.client.post(f"/v1/admin/{path}", json=body)
-                    assert response.status_code == 200, response.text
-                    moved = response.json()
-                    assert moved["release"] == meant.release.id12
-                    assert (moved["replicas"], moved["swapped"]) == (2, 2)
-                    assert server.query(0)["release"] == meant.release.id12
-        finally:
-            stop.set()
-        for future in asking:
-            future.result()
-    for world in (server.world, server.other):
-        assert sum(counted[world.release.id12] for counted in answered) > 0
+    answered = promotions_under_load(server, 20)
+    assert min(answered.values()) > 0
     deadline = time.monotonic() + STOP_SECONDS  # reports come once a second
     served = f'limen_replicas{{release="{server.world.release.id12}"}} 2.0'
     while time.monotonic() < deadline:
         lines = server.client.get("/metrics").text.splitlines()
         queries = [line for line in lines if line.startswith("limen_queries_total{")]
-        if served in lines and queries and float(queries[0].rpartition(" ")[2]) >= sum(
-            counted.total() for counted in answered
-        ):
+        if served in lines and queries and float(
+            queries[0].rpartition(" ")[2]
+        ) >= answered.total():
             break
         time.sleep(0.2)
     else:
@@ -266,6 +169,21 @@ def test_a_port_in_use_is_one_line_and_exit_1(server):
     assert "--port" in lines[0]
 
 
+def test_a_ray_that_does_not_start_is_one_line_and_exit_1_and_leaves_nothing(server):
+    mark = uuid.uuid4().hex  # inherited by all that it starts
+    second = server.limen("serve", str(server.folder / "candidate"),
+                          "--port", str(free_block(1)), "--keys", str(server.folder / "keys.json"),
+                          "--records", f"sqlite:///{server.folder / 'second.db'}",
+                          RAY_SERVE_HAPROXY_BINARY_PATH="/bin/false", LIMEN_MARK=mark)
+    assert second.returncode == 1
+    lines = second.stderr.strip().splitlines()
+    assert len(lines) == 1, second.stderr
+    assert lines[0].startswith("limen: Ray did not start: ")
+    assert "Traceback" not in second.stdout
+    until(lambda: not any(mark in _environment(entry) for entry in Path("/proc").glob("[0-9]*")),
+          10, "the end of all that it started")
+
+
 def test_the_verbs_talk_to_the_server(server):
     image = server.folder / "query.png"
     image.write_bytes(server.world.items.content[50])
@@ -278,6 +196,31 @@ def test_the_verbs_talk_to_the_server(server):
     nobody = server.limen("query", "--image", str(image), "--server", "http://127.0.0.1:9")
     assert nobody.returncode == 1
     assert len(nobody.stderr.strip().splitlines()) == 1
+
+
+def test_what_was_acknowledged_survives_a_killed_replica(server):
+    writers = [Writer(server, name, seed) for seed, name in enumerate((CUSTOMERS[1], "new one"))]
+    for writer in writers:
+        writer.start()
+    try:
+        before = killed(server, REPLICA)
+        until(lambda: processes(server, REPLICA) - before and whole(server), BACK_SECONDS, "both")
+    finally:
+        for writer in writers:
+            writer.stop()
+    assert sum(len(writer.acknowledged) for writer in writers) > 10
+    check(server, writers)
+
+
+def test_a_server_whose_ray_lost_its_head_starts_again_in_its_place(server):
+    expected = server.query(50)["results"][0]["matches"]
+    time.sleep(max(0.0, server.ready + STEADY_SECONDS - time.monotonic()))
+    os.kill(min(processes(server, "gcs_server")), signal.SIGKILL)
+    until(lambda: "Ray's gcs_server ended: starting again" in server.output(), 10, "a word")
+    until(lambda: server.output().count("Stop with Ctrl-C") == 2, READY_SECONDS, "another start")
+    until(lambda: whole(server), BACK_SECONDS, "both replicas")
+    assert server.query(50)["results"][0]["matches"] == expected
+    assert server.process.poll() is None
 
 
 def review_everything(server: Server) -> int:
@@ -326,6 +269,13 @@ def test_a_signal_stops_it_quickly_and_leaves_nothing(server):
     assert not list(processes_of(folder))
     assert not folder.exists()
     assert _is_free(server.port)
+
+
+def _environment(process: Path) -> str:
+    try:
+        return (process / "environ").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _private_folder(server: Server) -> Path:

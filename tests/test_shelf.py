@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from pipeline.releases.aliases import StoreError
-from pipeline.releases.manifest import MANIFEST, ReleaseError
+from pipeline.releases.bucket import BucketShelf
+from pipeline.releases.manifest import MANIFEST, SIGNATURE, ReleaseError
 from pipeline.releases.release import open_release
+from pipeline.releases.signing import make_key, read_private_key, read_public_keys
 from pipeline.releases.store import Store
 from tests.tiny_release import files_of, make_release
 
@@ -102,6 +105,41 @@ def test_an_upload_that_was_cut_is_no_release_until_it_is_repeated(tmp_path, fol
     assert memory.find("/cut/releases")
     assert store.releases() == ()
     assert store.open(store.add(folders[0])).id == open_release(folders[0]).id
+
+
+def test_processes_that_fetch_a_signed_release_at_once_all_get_it(tmp_path, folders):
+    make_key(tmp_path / "key.pem")
+    keys = read_public_keys([tmp_path / "key.pem.pub"])
+    options = {"cache": tmp_path / "cache", "keys": keys}
+    store = Store("memory://at-once", **options)
+    release = store.add(folders[0])
+    store.sign(release, read_private_key(tmp_path / "key.pem"))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(25):  # a copy from before it was signed: each of them sees that it is not
+            (store.path(release) / SIGNATURE).unlink()
+            opened = [pool.submit(Store("memory://at-once", **options).open, release)
+                      for _ in range(4)]
+            assert {one.result(60).id for one in opened} == {release}
+
+
+def test_a_rollback_that_takes_long_to_fetch_keeps_no_other_writer_waiting(
+    tmp_path, folders, monkeypatch
+):
+    store = Store("memory://slowly", cache=tmp_path / "cache")
+    first, second, third = map(store.add, folders)
+    store.promote("production", first)
+    store.promote("production", second)
+    plain = BucketShelf.fetch
+
+    def slowly(self, id12):
+        if id12 == first[:12] and "canary" not in store.aliases():
+            store.promote("canary", third)  # as another process would meanwhile
+        return plain(self, id12)
+
+    monkeypatch.setattr("pipeline.releases.bucket.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(BucketShelf, "fetch", slowly)
+    assert store.rollback("production") == first
+    assert store.aliases() == {"canary": third, "production": first}
 
 
 @pytest.mark.parametrize("url", ["nosuch://bucket/store", "zz::memory://x"])

@@ -246,6 +246,23 @@ def test_a_signature_of_the_wrong_size_in_object_storage_never_reaches_the_cache
         store("memory://signed-a", tmp_path, public(ours)).open(release.id)
 
 
+def test_a_signature_taken_away_in_object_storage_counts_for_no_cached_copy(
+    tmp_path, release, ours
+):
+    fsspec.filesystem("memory").store.clear()
+    store("memory://signed-b", tmp_path).add(release.folder)
+    assert store("memory://signed-b", tmp_path, public(ours)).open(release.id).id == release.id
+    fsspec.filesystem("memory").rm(f"/signed-b/releases/{release.id12}/{SIGNATURE}")
+    with pytest.raises(ReleaseError, match=r"manifest\.sig: missing"):
+        store("memory://signed-b", tmp_path, public(ours)).open(release.id)
+
+
+def test_a_store_that_trusts_no_key_hands_out_nothing(stores, tmp_path, release):
+    store(stores[0], tmp_path).add(release.folder)
+    with pytest.raises(ReleaseError, match="not made by a trusted key"):
+        store(stores[0], tmp_path, ()).open(release.id)
+
+
 def test_a_private_key_is_its_owners_and_never_replaced(ours):
     assert ours.stat().st_mode & 0o777 == 0o600
     before = ours.read_bytes()

@@ -46,6 +46,15 @@ def test_where_no_head_was_started_here_none_can_fall():
     assert supervisor.RayHead().fallen() is None
 
 
+def test_a_head_that_was_dead_before_it_was_watched_does_not_fall_again(raylet):
+    raylet.kill()
+    deadline = time.monotonic() + 10
+    while runs(raylet.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert program(raylet.pid) == "raylet"  # there, and not yet buried
+    assert supervisor.RayHead().fallen() is None
+
+
 def test_all_that_descends_is_ended_but_the_one_that_cleans_up(raylet):
     guard = subprocess.Popen([sys.executable, "-c", _HEAD], stdout=subprocess.PIPE)
     try:

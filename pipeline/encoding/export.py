@@ -66,7 +66,7 @@ def export_onnx(model: EmbeddingModel, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of its own code
         program = torch.onnx.export(
-            model.to("cpu").eval(),
+            model.to("cpu").eval().served(),
             (example,),
             dynamo=True,
             input_names=["x"],

@@ -44,7 +44,7 @@ class Change:
     """One item put or deleted."""
 
     number: int
-    """Place in the log: from 1, without gaps, in the order of commits."""
+    """Place in the log, from 1, in the order of commits; no two changes have the same."""
     customer: str
     own_number: int
     """Place among the customer's own changes; all that it is told, so that it cannot count what

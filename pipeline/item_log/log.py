@@ -2,7 +2,13 @@
 
 A request's changes are written in one transaction, all or none, and numbered in the order of
 commits: writers take their numbers under a lock that they hold until they have committed. So
-whoever has read up to a number has read everything up to it. Nothing is ever removed.
+whoever has read up to a number has read everything up to it.
+
+The last change of an item is kept for good, whichever releases hold it: of what was put online
+the log has the only copy, which the next network has to embed again; and an items table or an
+older release may still hold what a customer deleted. What a later change of the same item has
+overtaken is nobody's to read any more, so its content goes at once, and ``trim`` takes the rest.
+So a log grows with the items that were ever changed, not with the changes.
 """
 
 from __future__ import annotations
@@ -25,7 +31,11 @@ from pipeline.item_log.changes import (
     RequestKey,
 )
 from pipeline.item_log.glance import Glance
-from pipeline.live.database import ITEM_CHANGES, ITEM_LOG, Database
+from pipeline.live.database import Database
+from pipeline.live.tables import ITEM_CHANGES, ITEM_LOG
+
+KEYS_KEPT = 86_400.0
+"""Seconds for which the key of a request is known again."""
 
 _PUT, _DELETE = "put", "delete"
 _END_OF = (
@@ -33,6 +43,7 @@ _END_OF = (
     "(SELECT coalesce(max(own_number), 0) FROM item_changes WHERE customer = :customer)"
 )
 _AT_A_TIME = 256  # changes held in memory while reading: each may be an image
+_IN_ONE_STATEMENT = 500
 _C = ITEM_CHANGES.c
 
 
@@ -73,8 +84,9 @@ class ItemLog:
     ) -> Accepted:
         """Keep ``items`` (one or more) of ``customer``, in place of those with the same ids.
 
-        ``at``: seconds since the epoch. ``request``: the same one again changes nothing and gets
-        the same answer. Raises ``KeyReusedError``, or ``RecordsError`` where nothing was kept.
+        ``at``: seconds since the epoch. ``request``: the same one again, within ``KEYS_KEPT``,
+        changes nothing and gets the same answer. Raises ``KeyReusedError``, or ``RecordsError``
+        where nothing was kept.
         """
         rows = [
             {
@@ -86,7 +98,7 @@ class ItemLog:
             for item in items
         ]
         with self._writing() as connection:
-            earlier = _earlier(connection, customer, request)
+            earlier = _earlier(connection, customer, request, at)
             return earlier or _append(connection, customer, rows, at, request)
 
     def delete(
@@ -99,7 +111,7 @@ class ItemLog:
         Otherwise as ``put``.
         """
         with self._writing() as connection:
-            if earlier := _earlier(connection, customer, request):
+            if earlier := _earlier(connection, customer, request, at):
                 return earlier
             last = connection.execute(
                 sa.select(_C.action)
@@ -111,10 +123,22 @@ class ItemLog:
             row = {"action": _DELETE, "item_id": item_id}
             return _append(connection, customer, [row], at, request)
 
-    def answered(self, customer: str, request: RequestKey) -> Accepted | None:
+    def answered(self, customer: str, request: RequestKey, at: float) -> Accepted | None:
         """What an earlier request of this key was answered; raises ``KeyReusedError``."""
         with self._database.read() as connection:
-            return _earlier(connection, customer, request)
+            return _earlier(connection, customer, request, at)
+
+    def trim(self, at: float) -> int:
+        """Remove every overtaken change whose request is not known again; returns how many.
+
+        No reader can tell: ``since`` gives nothing but the last change of each item, and no
+        number is given a second time, since the last change of all is overtaken by none.
+        """
+        with self._writing() as connection:
+            removed = connection.execute(
+                sa.delete(ITEM_CHANGES).where(_C.at <= at - KEYS_KEPT, ~_is_last())
+            )
+            return int(removed.rowcount)
 
     def since(
         self, number: int, customer: str | None = None, own_number: int = 0
@@ -124,12 +148,7 @@ class ItemLog:
         All of one moment; the last of them is the last in the log. ``customer``: only this one's,
         and only after its change ``own_number``.
         """
-        later = ITEM_CHANGES.alias()
-        latest = ~sa.exists().where(
-            later.c.customer == _C.customer, later.c.item_id == _C.item_id,
-            later.c.number > _C.number,
-        )
-        wanted = sa.select(ITEM_CHANGES).where(_C.number > number, latest).order_by(_C.number)
+        wanted = sa.select(ITEM_CHANGES).where(_C.number > number, _is_last()).order_by(_C.number)
         if customer is not None:
             wanted = wanted.where(_C.customer == customer, _C.own_number > own_number)
         with self._database.read() as connection:
@@ -140,22 +159,28 @@ class ItemLog:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction that nobody else writes the log beside."""
-        with self._database.write() as connection:
-            # SQLite's writers take turns by themselves. Elsewhere numbers of a sequence would
-            # not come in the order of the commits.
-            if not self._database.is_sqlite:
-                connection.exec_driver_sql("LOCK TABLE item_changes IN EXCLUSIVE MODE")
+        # Numbers of a sequence would not come in the order of the commits.
+        with self._database.write("item_changes") as connection:
             yield connection
 
 
+def _is_last() -> sa.ColumnElement[bool]:
+    """Whether a change is the last one of its item."""
+    later = ITEM_CHANGES.alias()
+    return ~sa.exists().where(
+        later.c.customer == _C.customer, later.c.item_id == _C.item_id,
+        later.c.number > _C.number,
+    )
+
+
 def _earlier(
-    connection: sa.Connection, customer: str, request: RequestKey | None
+    connection: sa.Connection, customer: str, request: RequestKey | None, at: float
 ) -> Accepted | None:
     if request is None:
         return None
     row = connection.execute(
         sa.select(sa.func.count(), sa.func.max(_C.own_number), sa.func.max(_C.request_digest))
-        .where(_C.customer == customer, _C.request_key == request.key)
+        .where(_C.customer == customer, _C.request_key == request.key, _C.at > at - KEYS_KEPT)
     ).one()
     if row[0] == 0:
         return None
@@ -183,7 +208,21 @@ def _append(
         }
         for place, row in enumerate(rows, 1)
     ])
+    _empty_overtaken(connection, customer, [row["item_id"] for row in rows], number)
     return Accepted(len(rows), own + len(rows))
+
+
+def _empty_overtaken(
+    connection: sa.Connection, customer: str, item_ids: Sequence[str], number: int
+) -> None:
+    """Take the content out of what the items' changes up to ``number`` said of them."""
+    for start in range(0, len(item_ids), _IN_ONE_STATEMENT):
+        connection.execute(
+            sa.update(ITEM_CHANGES)
+            .where(_C.customer == customer, _C.number <= number, _C.content.is_not(None),
+                   _C.item_id.in_(item_ids[start : start + _IN_ONE_STATEMENT]))
+            .values(content=None, encoder=None, label=None, metadata=None)
+        )
 
 
 def _change(row: sa.RowMapping) -> Change:

@@ -113,6 +113,11 @@ class Overlay:
                 return place
         raise KeyError(f"change {number} added no item")
 
+    def adds(self, item_id: str) -> bool:
+        """Whether an item of this id was added and is there."""
+        place = None if self.pile is None else self.pile.place.get(item_id)
+        return place is not None and self._has(place)
+
     def item_id(self, place: int) -> str:
         """The id of the item at a place."""
         assert self.pile is not None

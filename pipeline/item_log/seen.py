@@ -122,7 +122,8 @@ class Seen:
         if places.size < SCANNED_BELOW:
             return places
         known = self.changes.known()
-        near = 1.0 - (known @ query)[places].astype(np.float64)
+        # Cut off at 2, as distances are: those beyond are ties, and matches at that threshold.
+        near = np.minimum(1.0 - (known @ query)[places].astype(np.float64), distance.MAX_DISTANCE)
         # The bound of a float32 sum of products of unit vectors, d * 2**-24 (Higham, Accuracy and
         # Stability of Numerical Algorithms, section 3.1), twice: for norms a little over 1 and
         # the rounding of distances.

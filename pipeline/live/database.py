@@ -1,7 +1,8 @@
-"""The SQL schema of the records, and connections to it that do not lose what they wrote.
+"""Connections to the records that do not lose what they wrote.
 
 SQLite by default: write-ahead log, full synchronisation, writers in turn, several processes at
-once on one local disk. PostgreSQL by URL, with its driver installed.
+once on one local disk. PostgreSQL by URL, with its driver installed; ``postgresql.py`` says on
+what terms.
 """
 
 from __future__ import annotations
@@ -15,93 +16,21 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
+from pipeline.live import postgresql
 from pipeline.live.database_file import DatabaseFile
 from pipeline.live.decisions import RecordsError, RecordsUnavailableError
-
-METADATA = sa.MetaData()
-DECISIONS = sa.Table(
-    "decisions",
-    METADATA,
-    sa.Column("query_id", sa.String, primary_key=True),
-    sa.Column("release", sa.String, nullable=False),
-    sa.Column("customer", sa.String, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("recorded_probability", sa.Double, nullable=False),
-    sa.Column("threshold", sa.Double, nullable=False),
-    sa.Column("match_count", sa.Integer, nullable=False),
-    sa.Column("histogram", sa.LargeBinary, nullable=False),
-    sa.Column("review_rank", sa.BigInteger, nullable=False),
-    sa.Index("decisions_in_review_order", "release", "customer", "review_rank"),
-)
-DRAWS = sa.Table(
-    "draws",
-    METADATA,
-    sa.Column("draw_id", sa.String, primary_key=True),
-    sa.Column("query_id", sa.ForeignKey("decisions.query_id"), nullable=False, index=True),
-    sa.Column("item_id", sa.String, nullable=False),
-    sa.Column("distance", sa.Double, nullable=False),
-    sa.Column("bin", sa.Integer, nullable=False),
-    sa.Column("probability", sa.Double, nullable=False),
-)
-VERDICTS = sa.Table(
-    "verdicts",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("query_id", sa.ForeignKey("decisions.query_id"), nullable=False, index=True),
-    sa.Column("item_id", sa.String, nullable=False),
-    sa.Column("is_match", sa.Boolean, nullable=False),
-    sa.Column("draw_id", sa.ForeignKey("draws.draw_id"), unique=True),
-    sa.Column("customer", sa.String, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-)
-OVERRIDES = sa.Table(
-    "overrides",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("request_id", sa.String, nullable=False),
-    sa.Column("key_id", sa.String, nullable=False),
-    sa.Column("customer", sa.String, nullable=False),
-    sa.Column("release", sa.String, nullable=False),
-    sa.Column("threshold", sa.Double, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-)
-
-ITEM_LOG = sa.Table(
-    "item_log",
-    METADATA,
-    sa.Column("identity", sa.String, primary_key=True),
-)
-"""One row: which log the changes below are of."""
-ITEM_CHANGES = sa.Table(
-    "item_changes",
-    METADATA,
-    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True,
-              autoincrement=False),
-    sa.Column("customer", sa.String, nullable=False),
-    sa.Column("own_number", sa.BigInteger, nullable=False),
-    sa.Column("item_id", sa.String, nullable=False),
-    sa.Column("action", sa.String, nullable=False),
-    sa.Column("kind", sa.String),
-    sa.Column("content", sa.LargeBinary),
-    sa.Column("encoder", sa.String),
-    sa.Column("label", sa.String),
-    sa.Column("metadata", sa.Text),
-    sa.Column("request_key", sa.String),
-    sa.Column("request_digest", sa.String),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.UniqueConstraint("customer", "own_number"),
-    sa.Index("item_changes_of_item", "customer", "item_id", "number"),
-    sa.Index("item_changes_of_request", "customer", "request_key"),
-)
+from pipeline.live.tables import METADATA
 
 _BUSY_TIMEOUT_MS = 3_000  # longer is an outage, to be said before a client gives up
 _IN_ONE_STATEMENT = 500  # databases bound how many values a statement may carry
 _WRITES = "limen_writes"
-_OF_THE_STATEMENT = (
-    sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.NotSupportedError,
+_OF_THE_STATEMENT = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.NotSupportedError)
+# Of PostgreSQL. A writer sees, once it has its turn, what those before it wrote.
+_READING, _WRITING = (
+    {"isolation_level": level} for level in ("REPEATABLE READ", "READ COMMITTED")
 )
-_ONE_MOMENT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 
 
 class Database:
@@ -114,52 +43,55 @@ class Database:
         answers there.
         """
         self.file: DatabaseFile | None = None
-        try:
-            self._engine = sa.create_engine(url, hide_parameters=True)  # errors are logged
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise RecordsError(
-                f"records: {error}; expected a URL such as sqlite:///PATH or postgresql://..."
-            ) from None
-        if self._engine.dialect.name == "sqlite":
-            _require_folder(self._engine.url.database)
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
-            self.file = DatabaseFile.behind(self._engine)
-        # SQLite's transactions see one moment by themselves.
-        self.is_sqlite = self._engine.dialect.name == "sqlite"
-        self._reader = self._engine.execution_options(**({} if self.is_sqlite else _ONE_MOMENT))
-        with self.write() as connection:
+        engine = _engine(url)
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        if self.is_sqlite:
+            _require_folder(engine.url.database)
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+            sa.event.listen(engine, "begin", _begin_sqlite)
+            self.file = DatabaseFile.behind(engine)
+        else:
+            sa.event.listen(engine, "connect", postgresql.prepare)
+        self._engine = engine
+        with self.write("schema") as connection:
             METADATA.create_all(connection)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One transaction that only reads, and sees one moment throughout."""
-        with _clear_errors(), self._reader.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """One transaction that writes: on disk when the block has ended, undone if it raised."""
-        engine = self._engine.execution_options(**{_WRITES: True})
+        # SQLite's transactions see one moment by themselves.
+        engine = self._engine.execution_options(**({} if self.is_sqlite else _READING))
         with _clear_errors(), engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def glance(self) -> Iterator[sa.Connection]:
-        """A connection that only reads, every statement by itself."""
-        level = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-        engine = self._engine.execution_options(**level)
-        with _clear_errors(), engine.connect() as connection:
+    def write(self, turn: str | None = None) -> Iterator[sa.Connection]:
+        """One transaction that writes: on disk when the block has ended, undone if it raised.
+
+        ``turn``: what no other transaction of the same turn does meanwhile; None: nothing.
+        """
+        # SQLite's writers take turns in any case.
+        options = {_WRITES: True} if self.is_sqlite else _WRITING
+        with _clear_errors(), self._engine.execution_options(**options).begin() as connection:
+            if turn and not self.is_sqlite:
+                postgresql.take_turn(connection, turn)
             yield connection
 
-    def driver_connection(self) -> sqlite3.Connection:
-        """A connection of SQLite's own driver, for whoever closes it."""
+    def driver_connection(self) -> DBAPIConnection:
+        """A connection of the driver's own, for whoever closes it; every statement by itself."""
         with _clear_errors():
             pooled = self._engine.raw_connection()
-        held = pooled.driver_connection
-        assert isinstance(held, sqlite3.Connection)
+        held = pooled.dbapi_connection
+        assert held is not None
         pooled.detach()
+        if not self.is_sqlite:
+            held.autocommit = True
         return held
+
+    @property
+    def driver_error(self) -> type[Exception]:
+        """What the driver raises."""
+        return self._engine.dialect.loaded_dbapi.Error
 
     def close(self) -> None:
         """Close every connection."""
@@ -186,14 +118,41 @@ def decode_histogram(stored: bytes) -> NDArray[np.uint32]:
     return np.frombuffer(stored, "<u4").astype(np.uint32)
 
 
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        name = parsed.get_backend_name()
+        if name == "postgresql":
+            parsed = postgresql.driver_url(parsed)
+        elif name != "sqlite":
+            raise sa.exc.ArgumentError(f"{name!r} is no database that is known here")
+        return sa.create_engine(
+            parsed, hide_parameters=True,  # errors are logged
+            pool_pre_ping=name == "postgresql",  # a server that was restarted is no error
+        )
+    except sa.exc.ArgumentError as error:
+        raise RecordsError(
+            f"records: {error}; expected a URL such as sqlite:///PATH or postgresql://..."
+        ) from None
+    except ImportError as error:
+        raise RecordsError(f"records: {error}; pip install 'limen[postgresql]'") from None
+
+
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     try:
         yield
     except _OF_THE_STATEMENT as error:
-        raise RecordsError(f"records: {error.orig}") from error
-    except sa.exc.DatabaseError as error:  # a lock, a full disk, a damaged file, no server
-        raise RecordsUnavailableError(f"records: {error.orig}") from error
+        raise RecordsError(f"records: {_line(error.orig)}") from error
+    except sa.exc.DBAPIError as error:  # a lock, a full disk, a damaged file, no server
+        raise RecordsUnavailableError(f"records: {_line(error.orig)}") from error
+    except sa.exc.TimeoutError as error:
+        raise RecordsUnavailableError("records: every connection is in use") from error
+
+
+def _line(error: object) -> str:
+    """What the driver says, in one line."""
+    return " ".join(str(error).split())
 
 
 def _require_folder(database: str | None) -> None:

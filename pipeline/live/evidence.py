@@ -11,15 +11,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from pipeline.live.database import (
-    DECISIONS,
-    DRAWS,
-    VERDICTS,
-    Database,
-    decode_histogram,
-    rows_where,
-)
+from pipeline.live.database import Database, decode_histogram, rows_where
 from pipeline.live.decisions import ReviewedQuery, Volume
+from pipeline.live.tables import DECISIONS, DRAWS, VERDICTS
 
 
 def reviewed_queries(database: Database, release: str, *, window: int) -> list[ReviewedQuery]:

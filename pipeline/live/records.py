@@ -13,15 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.live.database import (
-    DECISIONS,
-    DRAWS,
-    OVERRIDES,
-    VERDICTS,
-    Database,
-    encode_histogram,
-    rows_where,
-)
+from pipeline.live.database import Database, encode_histogram, rows_where
 from pipeline.live.decisions import (
     ContradictoryVerdictError,
     Decision,
@@ -31,6 +23,7 @@ from pipeline.live.decisions import (
     UnknownPairError,
     Verdict,
 )
+from pipeline.live.tables import DECISIONS, DRAWS, OVERRIDES, VERDICTS
 
 _WITH_VERDICTS = DRAWS.outerjoin(VERDICTS, VERDICTS.c.draw_id == DRAWS.c.draw_id)
 
@@ -42,6 +35,11 @@ def open_records(url: str) -> Records:
     ``RecordsUnavailableError`` where nothing answers there.
     """
     return Records(Database(url))
+
+
+def without_password(url: str) -> str:
+    """The ``url`` of records as it may be shown, in a log for one."""
+    return sa.make_url(url).render_as_string(hide_password=True)
 
 
 def review_rank(query_id: str) -> int:
@@ -119,7 +117,7 @@ class Records:
         ``customer``: whose queries they may name; None for every customer's. Saying the same
         again changes nothing. Raises ``UnknownPairError`` or ``ContradictoryVerdictError``.
         """
-        with self.database.write() as connection:
+        with self.database.write("verdicts") as connection:  # two could say the same at once
             known = _Known(connection, verdicts)
             rows = [
                 asdict(verdict) | {"customer": known.owner(index, verdict, customer), "at": at}

@@ -17,6 +17,7 @@ from pipeline.models.backbone import Backbone, Request
 from pipeline.models.weights import load_weights
 
 _WIDTHS = (1, 2, 4, 8)
+_BLOCK = 16  # channels
 _GRID = 3  # places in each direction that the head sees
 
 
@@ -67,6 +68,64 @@ class Cnn(Backbone):
         x = functional.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
         out: Tensor = self.head(self.stages(x))
         return out
+
+    def served(self) -> Backbone:
+        """See ``_Served``."""
+        return _Served(self)
+
+
+class _Served(Backbone):
+    """A ``Cnn`` as ONNX Runtime computes it in a fifth less time.
+
+    Its convolutions work on blocks of 16 channels: so the twelve of a place get four of zeros, and
+    a convolution puts them there, where a shuffle of six axes takes as long as a layer.
+    """
+
+    kernel: Tensor
+    shift: Tensor
+    first: Tensor
+
+    def __init__(self, cnn: Cnn) -> None:
+        """Share what ``cnn`` has learned; zeros fill up the weights of its first stage."""
+        super().__init__()
+        first, *others = cnn.stages
+        places = torch.eye(12).reshape(12, 3, 2, 2) * (2.0 / 255.0)
+        more = _BLOCK - len(places)
+        self.register_buffer("kernel", functional.pad(places, (0, 0, 0, 0, 0, 0, 0, more)))
+        self.register_buffer("shift", functional.pad(torch.full((12,), -1.0), (0, more)))
+        (weights,) = first.parameters()
+        self.register_buffer("first", functional.pad(weights.detach(), (0, 0, 0, 0, 0, more)))
+        self.stages = nn.Sequential(
+            *(_Norm(part) if isinstance(part, nn.GroupNorm) else part for part in others)
+        )
+        self.head, self.odd = cnn.head, cnn.odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed a batch."""
+        if self.odd:
+            x = functional.pad(x, (0, 1, 0, 1), mode="replicate")
+        x = functional.conv2d(x, self.kernel, self.shift, stride=2)
+        out: Tensor = self.head(self.stages(functional.conv2d(x, self.first, padding=1)))
+        return out
+
+
+class _Norm(nn.Module):
+    """A norm over all channels and places, then scale and shift in one operation, not in two."""
+
+    zeros: Tensor
+    ones: Tensor
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.register_buffer("zeros", torch.zeros(norm.num_channels))
+        self.register_buffer("ones", torch.ones(norm.num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = functional.instance_norm(x.flatten(1)[:, None], eps=self.norm.eps)
+        return functional.batch_norm(
+            whole.reshape(x.shape), self.zeros, self.ones, self.norm.weight, self.norm.bias, eps=0.0
+        )
 
 
 def build(request: Request) -> Cnn:

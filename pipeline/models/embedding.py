@@ -77,6 +77,13 @@ class EmbeddingModel(nn.Module):
         """Embed a batch of raw items; in evaluation each row depends on its own item only."""
         return self.trained(self.frozen(x))
 
+    def served(self) -> EmbeddingModel:
+        """The same function as it is exported (``Backbone.served``), in evaluation mode."""
+        return EmbeddingModel(
+            self.backbone.served(), self.config, kind=self.kind,
+            input_dimension=self.input_dimension,
+        ).eval()  # fmt: skip
+
     def train(self, mode: bool = True) -> EmbeddingModel:
         """Change the mode of what is trained; the frozen part stays in evaluation mode."""
         super().train(mode)

@@ -83,8 +83,9 @@ class BucketShelf:
             (target / SIGNATURE).unlink(missing_ok=True)
             return
         require_size(len(signature), path)
-        if signature != read_signature(target):
-            put_signature(target, signature)
+        with exclusive(self.cache / ".lock"):  # replicas of one machine fetch at the same moment
+            if signature != read_signature(target):
+                put_signature(target, signature)
 
     def make(self) -> None:
         """Nothing to do: object storage has no folders."""

@@ -100,7 +100,8 @@ class FolderShelf:
 
     def put_signature(self, id12: str, signature: bytes) -> None:
         """Let a release that is kept bear this signature, in one step."""
-        put_signature(self.releases / id12, signature)
+        with exclusive(self.root / ".add.lock"):
+            put_signature(self.releases / id12, signature)
 
     def read_aliases(self) -> bytes | None:
         """The content of ``aliases.json``; None before the first promotion."""

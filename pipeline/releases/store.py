@@ -122,13 +122,17 @@ class Store:
 
         ``expected``: as in ``promote``.
         """
-        with self._shelf.lock():
-            before = self._book()
-            self._require(before, alias, expected)
-            book = before.rollback(alias)
-            release = self.open(book.current()[alias]).id
-            self._write(book)
-        return release
+        verified = ""
+        while True:
+            with self._shelf.lock():
+                before = self._book()
+                self._require(before, alias, expected)
+                book = before.rollback(alias)
+                release = book.current()[alias]
+                if release == verified:
+                    self._write(book)
+                    return release
+            verified = self.open(release).id  # it may be a long download: others write meanwhile
 
     def aliases(self) -> dict[str, str]:
         """Full id of the release that each alias means."""

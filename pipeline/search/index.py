@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.config import IndexConfig
-from pipeline.distance import Vectors
+from pipeline.distance import Vectors, lengths
 from pipeline.durable import write_durably
 from pipeline.search.codes import Codes, Rows, encode
 from pipeline.search.effort import HELD_OUT, Truth, least_nearness, true_matches
@@ -130,7 +130,7 @@ def _write_segment(
     kind = config.kind
     if kind == "auto":
         kind = "ivf" if size >= IVF_FROM else "flat"
-    norm = float(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1).max()))
+    norm = float(lengths(vectors).max())
     facts = replace(facts, kind=kind, largest_norm=norm, file=f"{stem.name}.codes.npy")
     if kind == "flat":
         return _write_flat(vectors, facts, stem)
@@ -205,7 +205,7 @@ def _open_segment(folder: Path, facts: SegmentFacts, gallery: Gallery, threads: 
     path = folder / facts.file
     arrays = {}
     if facts.kind != "hnsw":
-        with np.load(folder / f"{facts.file[:5]}.npz", allow_pickle=False) as stored:
+        with np.load(folder / f"{facts.file.partition('.')[0]}.npz", allow_pickle=False) as stored:
             arrays = dict(stored)
         lists = Lists(arrays["columns"], arrays["angles"], facts.largest_norm)
     if facts.kind in ("flat", "ivf"):

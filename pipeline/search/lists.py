@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.distance import Vectors
+from pipeline.distance import Vectors, unit
 
 SEED = 20_307
 
@@ -100,7 +100,7 @@ def cluster(vectors: Vectors, count: int, rows: NDArray[np.int64]) -> Vectors:
     """
     sample = vectors[np.sort(rows[: _POINTS_PER_LIST * count])]
     generator = np.random.default_rng(SEED)
-    centroids = sample[generator.choice(len(sample), count, replace=False)]
+    centroids = unit(sample[generator.choice(len(sample), count, replace=False)])
     for _ in range(_ROUNDS):
         nearest = assign(sample, centroids)
         order = np.argsort(nearest, kind="stable")
@@ -110,7 +110,7 @@ def cluster(vectors: Vectors, count: int, rows: NDArray[np.int64]) -> Vectors:
         sums = np.add.reduceat(sample[order], first, axis=0)
         lengths = np.sqrt(np.square(sums, dtype=np.float64).sum(axis=1))
         # A list that lost all its rows begins again at a row of the sample.
-        centroids = sample[generator.choice(len(sample), count, replace=False)]
+        centroids = unit(sample[generator.choice(len(sample), count, replace=False)])
         kept = lengths > 0
         centroids[filled[kept]] = sums[kept] / lengths[kept, None]
     return np.ascontiguousarray(centroids, np.float32)

@@ -61,6 +61,11 @@ class SegmentFacts:
     horizon: float = 0.0
     """The distance up to which that was measured."""
 
+    @property
+    def measured_to(self) -> float:
+        """The largest threshold at which ``match_recall`` holds; inf where nothing is missed."""
+        return self.horizon if self.match_recall < 1 else math.inf
+
 
 @dataclass(frozen=True, slots=True)
 class ScanSegment:
@@ -70,6 +75,11 @@ class ScanSegment:
     """(m, d) the segment's rows."""
     start: int
     """Gallery row of the first."""
+
+    @property
+    def measured_to(self) -> float:
+        """Exact at any threshold."""
+        return math.inf
 
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """All rows, whatever is asked: few enough."""
@@ -97,6 +107,11 @@ class ListSegment:
     rows: Rows
     lists: Lists
     facts: SegmentFacts
+
+    @property
+    def measured_to(self) -> float:
+        """As far as its share of the matches was measured."""
+        return self.facts.measured_to
 
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """What the lists nearest to each query hold."""
@@ -138,6 +153,11 @@ class ProposedSegment:
     """(m, d) the segment's rows."""
     facts: SegmentFacts
 
+    @property
+    def measured_to(self) -> float:
+        """As far as its share of the matches was measured."""
+        return self.facts.measured_to
+
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """All that is proposed, one query at a time: the same in any batch."""
         known = []
@@ -170,6 +190,11 @@ class DeviceSegment:
     """(m, d) the segment's rows."""
     start: int
     """Gallery row of the first."""
+
+    @property
+    def measured_to(self) -> float:
+        """Exact at any threshold."""
+        return math.inf
 
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """All rows that the answer may need, at their deciding distances."""

@@ -5,7 +5,8 @@ that the answer could need is missing. So the answer is a function of query, gal
 alone: the same bits in any batch, whatever the index passed over first.
 
 An inexact segment reaches only part of its rows. Where it cannot prove that the others are past
-the threshold, the answer carries the share of matches that the release was measured to find.
+the threshold, the answer carries the share of matches that the release was measured to find. Past
+the distance up to which that was measured nothing is known of it: there every search is exact.
 """
 
 from __future__ import annotations
@@ -65,12 +66,17 @@ class Reached:
     rows: NDArray[np.int64]
     """(k,) sorted gallery rows, found wherever they are near enough."""
     all_from: float
-    """From this threshold on every row in ``rows`` is a match, so that the search for one to
-    reject looks at all that is visible and finds the other rows too; inf: at no threshold."""
+    """From this threshold on the search finds the other rows too, since it has to be exact, or
+    since every row in ``rows`` is a match and one to reject is sought among all that is visible;
+    inf: at no threshold."""
 
 
 class Segment(Protocol):
     """The rows of one customer, or the shared ones, and how they are looked through."""
+
+    @property
+    def measured_to(self) -> float:
+        """The largest threshold at which a ``look`` is known to find its share; inf: exact."""
 
     def look(self, queries: Vectors, threshold: np.float32, at_least: int) -> list[Known]:
         """For each of the queries (n, d), of the rows that the segment reaches for it, all up to
@@ -121,10 +127,12 @@ class Index:
 
         Each ``Found`` holds every match the index reaches, the nearest rejected row if there is
         one, and at least the ``at_least`` nearest rows (fewer where fewer are visible).
-        ``exact`` proves: nothing is left to an inexact index.
+        ``exact`` proves: nothing is left to an inexact index. So does a threshold past what an
+        inexact segment was measured to.
         """
         queries = np.array(queries, np.float32, order="C")  # ours: one compiled form for all
         visible = self._visible(customer)
+        exact = exact or bool(threshold >= _proven_from(visible))
         looks = [segment.look(queries, threshold, at_least) for segment in visible]
         found = []
         for i, query in enumerate(queries):
@@ -149,18 +157,19 @@ class Index:
 
         At thresholds up to ``limit``: the first row past it settles that none accepts all.
         """
-        reached = [segment.reached_rows(query) for segment in self._visible(customer)]
+        visible = self._visible(customer)
+        reached = [segment.reached_rows(query) for segment in visible]
         rows = np.sort(np.concatenate([np.empty(0, np.int64), *reached]))
         if rows.size == sum(seen.stop - seen.start for seen in self.gallery.visible(customer)):
             return Reached(rows, math.inf)
-        farthest = -math.inf
+        farthest, proven_from = -math.inf, float(_proven_from(visible))
         for start in range(0, rows.size, _WIDE):
             part = rows[start : start + _WIDE]
             distances = distance.deciding_one(query, self.gallery.vectors, part)
             farthest = max(farthest, float(distances.max()))
-            if farthest > limit:
-                return Reached(rows, math.inf)
-        return Reached(rows, farthest)
+            if farthest > min(limit, proven_from):
+                break
+        return Reached(rows, proven_from if farthest > limit else min(farthest, proven_from))
 
     def _visible(self, customer: str | None) -> list[Segment]:
         keys = (None,) if customer is None else (None, customer)
@@ -181,3 +190,9 @@ class Index:
         order = np.lexsort((self.gallery.rank[rows], distances))[:length]
         recall = min((k.match_recall for k in known), default=1.0)
         return Found(rows[order], distances[order], matches, recall)
+
+
+def _proven_from(segments: Sequence[Segment]) -> np.float32:
+    """The least threshold past what every one of the segments was measured to; inf: none is."""
+    measured_to = np.float32(min((one.measured_to for one in segments), default=math.inf))
+    return np.float32(np.nextafter(measured_to, np.float32(math.inf)))

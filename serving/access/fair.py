@@ -12,10 +12,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-_Work = Callable[[], None]
+_Turn = tuple[Future[Any], Callable[[], None]]
 
 _NEWEST = 0.1
 """Weight of the latest piece of work in the seconds that the next one is expected to take."""
@@ -36,7 +37,7 @@ class FairThreads:
         self._of_one = of_one
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: dict[str, deque[_Work]] = {}  # customers in the order of their turns
+        self._waiting: dict[str, deque[_Turn]] = {}  # customers in the order of their turns
         self._running: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
 
@@ -71,10 +72,25 @@ class FairThreads:
                 self._took(customer, self._clock() - started)
                 future.set_result(result)
 
+        future.add_done_callback(partial(self._forget, customer))  # not with run: a circle
         with self._lock:
-            self._waiting.setdefault(customer, deque()).append(run)
-        self._pool.submit(self._take_turn)
+            self._waiting.setdefault(customer, deque()).append((future, run))
+            turn = self._next_turn()
+        if turn:  # else whoever ends a piece of work takes it
+            self._pool.submit(self._work, *turn)
         return future
+
+    def _forget(self, customer: str, future: Future[Result]) -> None:
+        """Work that was cancelled is no turn to wait for, and holds its request's body no more."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            queue = self._waiting.get(customer, deque())
+            left = deque(turn for turn in queue if turn[0] is not future)
+            if left:
+                self._waiting[customer] = left
+            elif queue:
+                del self._waiting[customer]
 
     def _expected(self, customer: str) -> float:
         """Seconds of a piece of the customer's work; of one never seen, 0: it is let in."""
@@ -87,26 +103,34 @@ class FairThreads:
             before = self._seconds.get(customer, seconds)
             self._seconds[customer] = before + _NEWEST * (seconds - before)
 
-    def _take_turn(self) -> None:
-        """Do the next piece of work; none where every waiting customer has its share.
+    def _next_turn(self) -> tuple[str, Callable[[], None]] | None:
+        """Under the lock: the next piece of work, which has its thread from now on.
 
-        Nothing is forgotten so: whoever ends a piece of work asks for another turn.
+        None where no thread is free or every waiting customer has its share.
         """
-        with self._lock:
-            customer = next((who for who in self._waiting if self._running[who] < self._of_one),
-                            None)
-            if customer is None:
-                return
-            queue = self._waiting.pop(customer)
-            run = queue.popleft()
-            if queue:
-                self._waiting[customer] = queue  # behind all others
-            self._running[customer] += 1
-        try:
-            run()
-        finally:
-            with self._lock:
-                self._running[customer] -= 1
-                if not self._running[customer]:
-                    del self._running[customer]
-            self._pool.submit(self._take_turn)
+        if self._running.total() >= self._threads:
+            return None
+        customer = next((who for who in self._waiting if self._running[who] < self._of_one), None)
+        if customer is None:
+            return None
+        queue = self._waiting.pop(customer)
+        _, run = queue.popleft()
+        if queue:
+            self._waiting[customer] = queue  # behind all others
+        self._running[customer] += 1
+        return customer, run
+
+    def _work(self, customer: str, run: Callable[[], None]) -> None:
+        """Do this piece of work, and as long as any may begin, the next."""
+        turn: tuple[str, Callable[[], None]] | None = customer, run
+        del run  # it holds a request
+        while turn:
+            customer, run = turn
+            try:
+                run()
+            finally:
+                with self._lock:
+                    self._running[customer] -= 1
+                    if not self._running[customer]:
+                        del self._running[customer]
+                    turn = self._next_turn()

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.durable import sync
+
 SCOPES = ("query", "verdict", "observe", "items", "admin", "threshold:override")
 
 _SCHEMA = 2
@@ -108,7 +110,7 @@ def read_key_file(path: Path) -> KeyFile:
 
 
 def write_key_file(path: Path, content: KeyFile) -> None:
-    """Replace the file in one step; readable by its owner only."""
+    """Replace the file in one step; readable by its owner only, on disk when this returns."""
     partial = path.with_name(path.name + ".partial")
     document = {
         "schema": _SCHEMA,
@@ -122,6 +124,7 @@ def write_key_file(path: Path, content: KeyFile) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    sync(path.parent)  # or a power cut could bring a removed key back
 
 
 @contextmanager

@@ -88,16 +88,17 @@ class KeyRing:
         stamp = _stamp(self._path)
         if stamp != self._stamp:
             with self._lock:
-                self._file = read_key_file(self._path)
-                self._keys = {key.id: key for key in self._file.keys}
-                self._stamp = stamp
+                try:
+                    self._file = read_key_file(self._path)
+                    self._keys = {key.id: key for key in self._file.keys}
+                finally:  # of before it was read: what is saved meanwhile is read again
+                    self._stamp = stamp
 
     def _refresh_or_keep(self) -> None:
         """A file broken by a bad edit must not lock every customer out: the last one stays."""
         try:
             self._refresh()
         except KeysError as error:
-            self._stamp = _stamp(self._path)
             _log.warning("keys unchanged since the file cannot be read: %s", error)
 
 

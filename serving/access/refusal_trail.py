@@ -3,7 +3,8 @@
 A refusal is noted in memory. A thread of its own writes the first one at once and then, every
 ``INTERVAL_SECONDS``, one line for all equal ones since: same code, key and operation. Past
 ``KINDS`` different kinds the rest is one line by code. What is noted and not yet written is lost
-with a process that is killed; so no request waits for a disk because others were refused.
+with a process that is killed, not with one that ends in order. So no request waits for a disk
+because others were refused.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Answering:
             {
                 "id": query.id, "query_id": name,
                 **self._body(answer, overlay if "metadata" in request.with_ else None),
-                "next_cursor": _next(dataclasses.replace(question, query=row), answer, up_to),
+                "next_cursor": _next(question, row, answer, up_to),
                 "recorded": kept,
             }
             for query, name, row, answer, kept in zip(
@@ -204,10 +204,13 @@ class Answering:
                         threshold=threshold, exact=exact)
 
 
-def _next(question: Question, answer: Answer, up_to: int) -> str | None:
+def _next(
+    question: Question, row: NDArray[np.float32], answer: Answer, up_to: int
+) -> str | None:
     if answer.next_after is None:
         return None
-    return encode(question, Bookmark(*answer.next_after, up_to))
+    own = dataclasses.replace(question, query=row)
+    return encode(own, Bookmark(*answer.next_after, up_to))
 
 
 def _bookmark(cursor: str | None, question: Question) -> Bookmark | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_COMPACT = json.JSONEncoder(separators=(",", ":")).encode
 _VERSION = 3
 _MAX_LENGTH = 65_536  # characters: nothing longer is parsed
 
@@ -74,8 +75,7 @@ def encode(question: Question, bookmark: Bookmark) -> str:
     """The cursor of ``question`` that continues behind the match at ``bookmark``."""
     place = [_hex(bookmark.distance), bookmark.item_id, str(bookmark.up_to)]
     content = [_VERSION, question.release, question.digest(*place), *place]
-    text = json.dumps(content, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(_COMPACT(content).encode()).decode().rstrip("=")
 
 
 def decode(cursor: str, question: Question) -> Bookmark:

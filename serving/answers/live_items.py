@@ -30,15 +30,24 @@ SET_ASIDE = Counter(
     "limen_changes_set_aside", "Items put online that the served release cannot show."
 )
 
+MOST = 50_000
+"""Items of one customer that may be online and in no release."""
+
 _log = logging.getLogger("limen.changes")
 
 
 class LiveItems:
     """One release's gallery under the changes of one log; safe to use from several threads."""
 
-    def __init__(self, log: ItemLog, retriever: Retriever, counters: Counters) -> None:
-        """Nothing is read of ``log`` before the first call."""
+    def __init__(
+        self, log: ItemLog, retriever: Retriever, counters: Counters, most: int = MOST
+    ) -> None:
+        """Nothing is read of ``log`` before the first call.
+
+        ``most``: items of one customer that may be put online beside those of the release.
+        """
         self.log = log
+        self.most = most
         self.embedder = Embedder(
             lambda: retriever.encoder, lambda: retriever.space, retriever.dimension
         )

@@ -114,9 +114,9 @@ def _embedding(query: Query, index: int, dimension: int) -> NDArray[np.float32]:
                 index, name, f"{len(data)} bytes; expected little-endian float32, 4 bytes each"
             )
         row = np.frombuffer(data, "<f4").astype(np.float32)
-    _check_vector(row, index, name, dimension)
-    norm = float(np.sqrt(np.square(row.astype(np.float64)).sum()))
-    if abs(norm - 1.0) > NORM_TOLERANCE:
+    norm = math.sqrt(np.square(row.astype(np.float64)).sum())
+    if not abs(norm - 1.0) <= NORM_TOLERANCE or row.size != dimension:
+        _check_vector(row, index, name, dimension)
         raise _unprocessable(
             index, name, f"norm {norm:.6g}; expected a unit vector, within {NORM_TOLERANCE}"
         )

@@ -15,7 +15,13 @@ from serving.client import calls, types
 from serving.client.attempts import Attempts
 from serving.client.calls import Call, Queries
 from serving.client.errors import LimenError
-from serving.client.exchange import answer_of, base_url, request_of, unreachable
+from serving.client.exchange import (
+    answer_of,
+    authorization,
+    base_url,
+    request_of,
+    unreachable,
+)
 
 Kind = TypeVar("Kind")
 
@@ -30,9 +36,7 @@ class AsyncClient:
         """As ``Client``."""
         self._seconds = seconds
         self._rng = rng or random.Random()
-        self._http = httpx.AsyncClient(
-            base_url=base_url(server), headers={"Authorization": f"Bearer {key}"} if key else {}
-        )
+        self._http = httpx.AsyncClient(base_url=base_url(server), headers=authorization(key))
 
     async def __aenter__(self) -> AsyncClient:
         """Itself, closed at the end of the block."""

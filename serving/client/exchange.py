@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import httpx
@@ -18,6 +19,17 @@ def base_url(server: str) -> str:
     if not server.startswith(("http://", "https://")):
         raise ValueError(f"{server}: expected a URL such as http://127.0.0.1:8000")
     return server.rstrip("/")
+
+
+def authorization(key: str) -> dict[str, str]:
+    """The header that carries ``key``, where there is one.
+
+    ``ValueError`` where it is no key, without it: httpx would quote it, and try again.
+    """
+    key = key.strip()  # as read from a file, with its line end
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise ValueError("key: expected what `limen keys add` printed, without spaces")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def request_of(call: Call[Kind], client: httpx.Client | httpx.AsyncClient, left: float

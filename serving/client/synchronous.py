@@ -14,7 +14,13 @@ from serving.client import calls, types
 from serving.client.attempts import Attempts
 from serving.client.calls import Call, Queries
 from serving.client.errors import LimenError
-from serving.client.exchange import answer_of, base_url, request_of, unreachable
+from serving.client.exchange import (
+    answer_of,
+    authorization,
+    base_url,
+    request_of,
+    unreachable,
+)
 
 Kind = TypeVar("Kind")
 
@@ -31,13 +37,12 @@ class Client:
         Every method raises ``LimenError``: ``AnswerError`` where the server refused,
         ``UnreachableError``, ``DeadlineError`` or ``UnexpectedAnswerError`` otherwise. Refusals
         with 429 and 503 and broken connections are tried again, where once more does no harm.
-        ``rng`` draws the waits between tries.
+        ``rng`` draws the waits between tries. ``ValueError`` for a ``server`` or ``key`` that is
+        none.
         """
         self._seconds = seconds
         self._rng = rng or random.Random()
-        self._http = httpx.Client(
-            base_url=base_url(server), headers={"Authorization": f"Bearer {key}"} if key else {}
-        )
+        self._http = httpx.Client(base_url=base_url(server), headers=authorization(key))
 
     def __enter__(self) -> Client:
         """Itself, closed at the end of the block."""

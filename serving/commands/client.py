@@ -10,7 +10,8 @@ from serving.client import Client
 
 ServerOption = Annotated[str, typer.Option(help="Where the server is.")]
 KeyOption = Annotated[str, typer.Option(
-    help="A key of `limen keys add`.", envvar="LIMEN_KEY", show_default=False,
+    help="A key of `limen keys add`; as LIMEN_KEY no list of processes shows it.",
+    envvar="LIMEN_KEY", show_default=False,
 )]
 
 SERVER = "http://127.0.0.1:8000"

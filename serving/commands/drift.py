@@ -7,11 +7,11 @@ Cluster:     the same with ``--server https://limen.example.com``
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from serving.client.types import CustomerDrift, Estimate
 from serving.commands.client import SERVER, KeyOption, ServerOption, connect
+from serving.commands.terminal import plain
 
 
 def main(*, key: KeyOption = "", server: ServerOption = SERVER) -> None:
@@ -24,7 +24,7 @@ def main(*, key: KeyOption = "", server: ServerOption = SERVER) -> None:
                   "precision", "")
     for drift in answer.customers:
         table.add_row(
-            escape(drift.customer), str(drift.reviewed), _interval(drift.curve_shift),
+            plain(drift.customer), str(drift.reviewed), _interval(drift.curve_shift),
             _interval(drift.utility_change),
             *(_number(rate) for rate in (drift.far, drift.frr, drift.precision)),
             "drifted" if _has_drifted(drift) else "",

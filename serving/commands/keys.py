@@ -24,6 +24,7 @@ from rich.table import Table
 from pipeline.trail import Trail
 from serving.access.key_file import SCOPES, KeysError, Limit, read_key_file
 from serving.access.keys import add_key, moment, remove_key, rotate_key, set_limit, trail_beside
+from serving.commands.terminal import plain
 
 app = typer.Typer(help="The customers' keys and limits.", add_completion=False)
 
@@ -70,13 +71,14 @@ def list_keys(keys: KeysOption = _KEYS) -> None:
     table = Table("id", "customer", "scopes", "expires")
     for key in file.keys:
         end = moment(key.expires_at) + (" (past)" if key.is_expired(time.time()) else "")
-        table.add_row(key.id, key.customer, ", ".join(key.scopes), end)
+        table.add_row(key.id, plain(key.customer), ", ".join(key.scopes), end)
     Console().print(table)
     limits = Table("limited", "queries a second", "burst", "requests at once")
     for who, limit in [*file.limits.items(), ("all others", file.default)]:
         if limit is not None:
             values = (limit.per_second, limit.burst, limit.at_once)
-            limits.add_row(who, *("any" if value is None else f"{value:g}" for value in values))
+            numbers = ("any" if value is None else f"{value:g}" for value in values)
+            limits.add_row(plain(who), *numbers)
     if limits.row_count:
         Console().print(limits)
 

@@ -15,12 +15,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from serving.client import Match, Query, Result
 from serving.commands.client import SERVER, ClientError, KeyOption, ServerOption, connect
 from serving.commands.pictures import escape_of, protocol_of, sheet
+from serving.commands.terminal import plain
 
 _SHOWN = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -96,20 +96,20 @@ def _table(result: Result) -> Table:
     more = f", {shown} shown" if shown < result.match_count else ""
     table = Table(
         "item", "distance", "metadata", title_justify="left",
-        title=escape(f"{result.id}: {result.match_count} matches{more} ({proof})"),
+        title=plain(f"{result.id}: {result.match_count} matches{more} ({proof})"),
     )
     for match in result.matches:
-        table.add_row(escape(match.item_id), f"{match.distance:.6f}", _metadata(match))
+        table.add_row(plain(match.item_id), f"{match.distance:.6f}", _metadata(match))
     rejected = result.nearest_rejected
     if rejected:
         table.add_section()
         table.add_row(
-            escape(rejected.item_id), f"{rejected.distance:.6f}",
+            plain(rejected.item_id), f"{rejected.distance:.6f}",
             f"nearest rejected  {_metadata(rejected)}", style="dim",
         )
     return table
 
 
 def _metadata(found: Match) -> str:
-    return escape(", ".join(f"{name}={value}" for name, value in found.metadata.items()
+    return plain(", ".join(f"{name}={value}" for name, value in found.metadata.items()
                             if value is not None))

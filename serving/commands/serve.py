@@ -23,9 +23,10 @@ import typer
 from rich.console import Console
 
 from pipeline.encoding.encoder import Encoder
-from pipeline.live.records import open_records
+from pipeline.live.records import open_records, without_password
 from pipeline.releases.release import Release
 from serving.access.keys import KeyRing
+from serving.answers.live_items import MOST
 from serving.answers.recall_watch import RECHECK_EVERY
 from serving.machine import launch, supervisor
 from serving.machine.guard import dismiss, start_guard
@@ -49,7 +50,9 @@ def main(
     trail: Annotated[Path | None, typer.Option(
         help="File that overrides and refusals are told in.",
         show_default="trail.jsonl beside the keys")] = None,
-    record_rate: Annotated[float, typer.Option(help="Share of queries recorded.", min=0, max=1)]
+    record_rate: Annotated[float, typer.Option(
+        help="Largest share of queries recorded; less where more would cost the queries time.",
+        min=0, max=1)]
     = 1.0,
     replicas: Annotated[int, typer.Option(help="Processes that answer.", min=1)] = 1,
     window: Annotated[int, typer.Option(
@@ -59,37 +62,59 @@ def main(
     = None,
     recheck_every: Annotated[int, typer.Option(
         help="Queries of which one is searched again exactly.", min=1)] = RECHECK_EVERY,
+    online_items: Annotated[int, typer.Option(
+        help="Items of a customer that may be put online before `limen reindex --changes`.",
+        min=1)] = MOST,
     shadow: Annotated[str | None, typer.Option(
-        help="Alias or id of a release to compare with, unseen.")] = None,
+        help="Alias or id of a release to compare with, unseen and without online changes.")]
+    = None,
     shadow_share: Annotated[float, typer.Option(
         help="Share of the queries that are compared.", min=0, max=1)] = 0.1,
 ) -> None:
     """Verify a release and serve it until SIGINT or SIGTERM."""
-    console = Console(soft_wrap=True, highlight=False)
-    for wanted in filter(None, (port, grpc_port)):
-        launch.require_free_port(host, wanted)
     settings = Settings(release=release, store=store, keys=str(keys), records=records,
                         trail=str(trail or ""), record_rate=record_rate, replicas=replicas,
                         window=window, recheck_every=recheck_every, shadow=shadow,
+                        online_items=online_items,
                         shadow_share=shadow_share,
                         public_keys=tuple(str(path) for path in public_key or ()))
+    _serve_on(settings, host, (port, grpc_port))
+
+
+def _serve_on(settings: Settings, host: str, ports: tuple[int, int]) -> None:
+    """Serve until a signal; start again where Ray falls, and end with 1 where it does not start.
+
+    ``ports``: of HTTP and of gRPC, 0 for none.
+    """
+    launch.require_free_ports(host, ports)
+    launch.require_cluster(os.environ.get("RAY_ADDRESS", ""))
+    console = Console(soft_wrap=True, highlight=False)
     environment = dict(os.environ)  # before Ray's flags are added: they are of one start
-    if fall := _serve(console, settings, host, (port, grpc_port)):
-        supervisor.start_again(fall, environment)
+    ended = _serve(console, settings, host, ports)
+    if isinstance(ended, launch.LaunchError):
+        supervisor.give_up(str(_taken(host, ports) or ended))
+    if ended is not None:
+        supervisor.start_again(ended, environment)
     console.print("Stopped.")
+
+
+def _taken(host: str, ports: tuple[int, int]) -> launch.LaunchError | None:
+    """Why Ray did not start, where someone took a port of ours meanwhile."""
+    try:
+        launch.require_free_ports(host, ports)
+    except launch.LaunchError as error:
+        return error
+    return None
 
 
 def _serve(
     console: Console, settings: Settings, host: str, ports: tuple[int, int]
-) -> supervisor.Fall | None:
-    """Serve until a signal (None) or until a head process of Ray has ended.
-
-    ``ports``: of HTTP and of gRPC, 0 for none.
-    """
+) -> supervisor.Fall | launch.LaunchError | None:
+    """Serve until a signal (None), or until a head process of Ray has ended, or never."""
     opened = open_named(settings)
     known = len(KeyRing(Path(settings.keys)))
     open_records(settings.records).close()
-    fall = None
+    ended: supervisor.Fall | launch.LaunchError | None = None
     with _stopped_by_signals() as stopped, _private_folder() as (folder, guard):
         _prepare_ray(console, folder)
         console.print(f"Starting Ray Serve with {settings.replicas} replica(s) ...")
@@ -104,15 +129,17 @@ def _serve(
             if not known:
                 console.print(f"{settings.keys} holds no key yet: "
                               f"limen keys add CUSTOMER --scope query --keys {settings.keys}")
-            fall = stopped.wait(head)
-            if fall is None:
+            ended = stopped.wait(head)
+            if ended is None:
                 console.print("Stopping ...")
+        except launch.LaunchError as error:
+            ended = error
         finally:
-            if fall is None:
+            if ended is None:
                 app.stop()
             else:
                 supervisor.end_children(guard.pid)  # a Ray without its head cannot be stopped
-    return fall
+    return ended
 
 
 class _Stop:
@@ -186,7 +213,7 @@ def _announce(
         listed = ", ".join(f"{entry.port} ({entry.program})" for entry in wide)
         console.print("Ports that can be reached from beyond this machine unless a firewall "
                       f"forbids it: {listed}.")
-    console.print(f"Records: {settings.records}. Stop with Ctrl-C or: "
+    console.print(f"Records: {without_password(settings.records)}. Stop with Ctrl-C or: "
                   f"kill {shlex.quote(str(os.getpid()))}")
 
 

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from serving.client import Verdict
 from serving.commands.client import SERVER, ClientError, KeyOption, ServerOption, connect
+from serving.commands.terminal import plain
 
 app = typer.Typer(help="Reviews to do, verdicts to send.", add_completion=False)
 
@@ -40,9 +40,10 @@ def list_reviews(
         ]
         typer.echo(json.dumps({"verdicts": verdicts}, indent=1))
         return
-    table = Table("draw", "query", "item", "distance")
+    names = ("draw", "query", "item")  # folded: an id that is cut short names nothing
+    table = Table(*(Column(name, overflow="fold") for name in names), "distance")
     for review in reviews:
-        table.add_row(review.draw_id, review.query_id, escape(review.item_id),
+        table.add_row(review.draw_id, review.query_id, plain(review.item_id),
                       f"{review.distance:.6f}")
     Console().print(table)
 

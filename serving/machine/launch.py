@@ -7,8 +7,10 @@ ports: two servers on one machine would fight over them.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -28,10 +30,25 @@ _BLOCKS = range(10_000, 30_000)
 """Ports for replicas: above the registered services, below those that systems hand out."""
 
 _REPLICA_PORTS = 100
+_LONGEST = 200  # characters of a line of Ray's
 
 
 class LaunchError(RuntimeError):
     """The server cannot start; the message is one line with the remedy."""
+
+
+def not_started(why: str) -> LaunchError:
+    """In one line ``why`` Ray did not start: it says that in many, the cause in the last of them.
+
+    The first words and the last ones are kept.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", why)  # it is coloured, too
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
+    said = ": ".join(dict.fromkeys(line[:_LONGEST].rstrip(" .:") for line in (lines[0], lines[-1])))
+    return LaunchError(
+        f"Ray did not start: {said}; see whether processors, memory and the space in /tmp suffice, "
+        "and Ray's logs, by default in /tmp/ray/session_latest/logs"
+    )
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -52,6 +69,32 @@ def require_free_port(host: str, port: int) -> None:
         ) from None
 
 
+def require_free_ports(host: str, ports: tuple[int, int]) -> None:
+    """The same for the ports of HTTP and of gRPC (0: none), which have to differ."""
+    http, grpc = ports
+    if http == grpc:
+        raise LaunchError(f"--port and --grpc-port are both {http}; choose another for one of them")
+    for port in filter(None, ports):
+        require_free_port(host, port)
+
+
+def require_cluster(address: str) -> None:
+    """``LaunchError`` where nothing answers at ``address``, such as of ``RAY_ADDRESS``.
+
+    Ray itself would try for ever. Names without a port, such as ``auto``, are left to it.
+    """
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise LaunchError(
+            f"RAY_ADDRESS={address}: nothing answers there ({error}); start that cluster, or unset "
+            "RAY_ADDRESS to serve from this machine"
+        ) from None
+
+
 def free_block(length: int) -> int:
     """First of ``length`` consecutive ports that nothing uses at this moment, drawn at random.
 
@@ -65,7 +108,11 @@ def free_block(length: int) -> int:
             with ExitStack() as held:
                 for port in range(first, first + length):
                     held.enter_context(socket.socket()).bind(("", port))
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise LaunchError(
+                    "too few files may be open at once; allow more, such as with ulimit -n 65536"
+                ) from None
             continue
         return first
     raise LaunchError(

@@ -45,7 +45,8 @@ class RayHead:
         self._watched: dict[int, str] = {}
         for process in family(os.getpid()):
             with contextlib.suppress(OSError):  # it ended meanwhile
-                if (name := program(process)) in HEADS:
+                # After a start in place those of the Ray before are children still, and dead.
+                if (name := program(process)) in HEADS and runs(process):
                     self._watched[process] = name
 
     def fallen(self) -> Fall | None:
@@ -69,13 +70,18 @@ def start_again(fall: Fall, environment: Mapping[str, str]) -> NoReturn:
     At once, either way: what is left of Ray in this process would wait for its head at the exit.
     """
     if fall.seconds < STEADY_SECONDS:
-        _say(f"Ray's {fall.name} ended {fall.seconds:.0f} s after the server was ready: not "
-             "started again; see whether memory suffices, and Ray's logs, by default in "
-             "/tmp/ray/session_latest/logs")
-        os._exit(1)
+        give_up(f"Ray's {fall.name} ended {fall.seconds:.0f} s after the server was ready: not "
+                "started again; see whether memory suffices, and Ray's logs, by default in "
+                "/tmp/ray/session_latest/logs")
     _say(f"Ray's {fall.name} ended: starting again ...")
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def give_up(why: str) -> NoReturn:
+    """End with 1, at once, saying ``why`` in one line."""
+    _say(why)
+    os._exit(1)
 
 
 def _say(line: str) -> None:

@@ -18,6 +18,7 @@ from pipeline.live.records import Records
 from pipeline.releases.release import Release
 from serving.answers.answering import Answering
 from serving.answers.live_items import LiveItems
+from serving.answers.pace import BUSY, Pace
 from serving.answers.recall_watch import RecallWatch
 from serving.answers.recorder import Recorder
 from serving.answers.retriever import Retriever
@@ -60,9 +61,12 @@ def open_engine(
         release=release.id12, grid=baseline.grid, rate=settings.record_rate,
         visible=retriever.visible_distances, item_id=retriever.item_id,
         rng=np.random.default_rng(),  # fresh entropy: replicas must not share a seed
+        pace=Pace(BUSY),
     )
+    for segment, rows in list(retriever.gallery.segments().items())[-1:]:
+        recorder.warm_up(segment or "", retriever.gallery.vectors[rows.start])
     retriever.warm_up()  # a model that cannot be read is refused here
-    live = LiveItems(ItemLog(records.database), retriever, counters)
+    live = LiveItems(ItemLog(records.database), retriever, counters, settings.online_items)
     try:
         live.warm()
     except LogBehindError as error:

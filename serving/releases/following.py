@@ -16,8 +16,9 @@ from serving.counters import Counter, Counters
 SWAPS = Counter("limen_swaps", "Releases taken up while a replica ran.")
 REFUSED = Counter("limen_swap_refused", "Releases that a replica refused, serving on as before.")
 
-# What a release that is not as it should be raises, from the hash of a file to its first search.
-_TROUBLE = (OSError, MemoryError, RuntimeError, ValueError, LookupError, TypeError)
+# A release that is not as it should be may raise anything, from the hash of a file to its first
+# search; nothing of it may end the thread that follows.
+_TROUBLE = Exception
 _log = logging.getLogger("limen.swap")
 
 

@@ -1,8 +1,9 @@
 """Whether a release has room in memory beside the one that runs, asked before it is loaded.
 
-Mapped files (the gallery, FAISS's lists) need none: the system drops their pages and reads them
-again. What is counted is read into memory for good: the network, the items' ids and columns, and
-what the index keeps beside FAISS. An estimate on the safe side, of what a process really holds.
+Mapped files (the gallery, codes, what FAISS proposes from) need none: the system drops their
+pages and reads them again. What is counted is read into memory for good: the network, the items'
+ids and columns, and what the index keeps beside. An estimate on the safe side, of what a process
+really holds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MODEL_COPIES = 2
 _WORK_BYTES = 64 * 2**20
 """For compiled code, the first search and the counts."""
 
-_MAPPED = (".faiss",)
+_MAPPED = (".codes.npy", ".faiss")
 
 
 class RoomError(RuntimeError):

@@ -28,7 +28,8 @@ _PAIR = ("release", "shadow")
 QUERIES = Counter("limen_shadow_queries", "Queries that the shadow release answered too.", _PAIR)
 FLIPS = Counter(
     "limen_shadow_flips",
-    "Pairs that the shadow release decides otherwise; direction: what the shadow did.",
+    "Pairs that the shadow release decides otherwise, of items that both releases hold: what "
+    "changed online is left out; direction: what the shadow did.",
     (*_PAIR, "customer", "direction"),
 )
 SKIPPED = Counter(

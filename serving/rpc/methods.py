@@ -1,12 +1,14 @@
 """The methods of the gRPC services, over the same front as HTTP.
 
-Whoever serves registers the two functions of ``SERVICER_FUNCTIONS`` and calls ``Rpc``. A refusal
-is a status with the text of HTTP; its code, details and the seconds to wait are in the trailing
+Whoever serves registers the two functions of ``SERVICER_FUNCTIONS`` and calls ``Rpc``. A message
+stays bytes until its call is admitted: parsed, a small one can be a gigabyte. A refusal is a
+status with the text of HTTP; its code, details and the seconds to wait are in the trailing
 metadata. A call that its client gives up is cancelled, and what has not begun never will.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
@@ -27,7 +29,7 @@ from serving.rpc.translation import (
 from serving.web.front import Front
 
 SERVICER_FUNCTIONS = (
-    "serving.rpc.limen_pb2_grpc.add_LimenServicer_to_server",
+    "serving.rpc.methods.add_limen_to_server",
     "serving.rpc.methods.add_health_to_server",
 )
 """Import paths, as Ray Serve takes them."""
@@ -35,7 +37,11 @@ SERVICER_FUNCTIONS = (
 HEALTH = "grpc.health.v1.Health"
 SERVICE = "limen.v1.Limen"
 
+_QUICK = 2**16
+"""Bytes that are translated at once; more would hold up the event loop."""
+
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Context(Protocol):
@@ -54,6 +60,13 @@ class Context(Protocol):
         """What is sent beside the answer."""
 
 
+class LimenServicer(Protocol):
+    """Who answers the service of ``limen.proto``, asked with the bytes of a message."""
+
+    Query: Callable[..., object]
+    Verdict: Callable[..., object]
+
+
 class HealthServicer(Protocol):
     """Who answers the health service."""
 
@@ -67,23 +80,15 @@ class Rpc:
         """Requests go through ``front``, like those over HTTP."""
         self._front = front
 
-    async def query(
-        self, message: limen_pb2.QueryRequest, context: Context
-    ) -> limen_pb2.QueryAnswer:
-        """``limen.v1.Limen/Query``."""
-        response = await self._handle(
-            "POST", "/v1/query", context, message.ByteSize(), lambda: query_body(message)
-        )
-        return _answered(response, context, query_answer, limen_pb2.QueryAnswer())
+    async def query(self, message: bytes, context: Context) -> limen_pb2.QueryAnswer:
+        """``limen.v1.Limen/Query``; ``message``: a ``QueryRequest``."""
+        response = await self._handle("POST", "/v1/query", context, message, query_body)
+        return await _answered(response, context, query_answer, limen_pb2.QueryAnswer())
 
-    async def verdict(
-        self, message: limen_pb2.VerdictRequest, context: Context
-    ) -> limen_pb2.VerdictAnswer:
-        """``limen.v1.Limen/Verdict``."""
-        response = await self._handle(
-            "POST", "/v1/verdicts", context, message.ByteSize(), lambda: verdict_body(message)
-        )
-        return _answered(response, context, verdict_answer, limen_pb2.VerdictAnswer())
+    async def verdict(self, message: bytes, context: Context) -> limen_pb2.VerdictAnswer:
+        """``limen.v1.Limen/Verdict``; ``message``: a ``VerdictRequest``."""
+        response = await self._handle("POST", "/v1/verdicts", context, message, verdict_body)
+        return await _answered(response, context, verdict_answer, limen_pb2.VerdictAnswer())
 
     async def check(
         self, message: limen_pb2.HealthRequest, context: Context
@@ -93,25 +98,30 @@ class Rpc:
             context.set_code(grpc.StatusCode.NOT_FOUND)
             context.set_details(f"no service {message.service!r}; there is {SERVICE}")
             return limen_pb2.HealthAnswer()
-        response = await self._handle("GET", "/readyz", context, 0, bytes)
+        response = await self._handle("GET", "/readyz", context, b"", bytes)
         ready = response.status == 200
         return limen_pb2.HealthAnswer(status=(
             limen_pb2.HealthAnswer.SERVING if ready else limen_pb2.HealthAnswer.NOT_SERVING
         ))
 
     async def _handle(
-        self, method: str, path: str, context: Context, length: int, body: Callable[[], bytes]
+        self, method: str, path: str, context: Context, message: bytes,
+        body_of: Callable[[bytes], bytes],
     ) -> Response:
         metadata = {name: value for name, value in context.invocation_metadata()
                     if isinstance(value, str)}
 
         async def read() -> bytes:
-            return body()  # only after admission
+            return await _translated(body_of, message)  # only after admission
 
-        return await self._front.handle(head_of(method, path, metadata, length), read)
+        return await self._front.handle(head_of(method, path, metadata, len(message)), read)
 
 
-def _answered(
+async def _translated(translate: Callable[[bytes], Result], data: bytes) -> Result:
+    return translate(data) if len(data) <= _QUICK else await asyncio.to_thread(translate, data)
+
+
+async def _answered(
     response: Response, context: Context, read: Callable[[bytes], Answer], nothing: Answer
 ) -> Answer:
     trailing = [(REQUEST_ID.lower(), response.headers[REQUEST_ID])]
@@ -123,12 +133,24 @@ def _answered(
         if "Retry-After" in response.headers:
             trailing.append(("retry-after", response.headers["Retry-After"]))
     context.set_trailing_metadata(trailing)
-    return nothing if response.status >= 400 else read(response.body)
+    return nothing if response.status >= 400 else await _translated(read, response.body)
 
 
 def _ascii(details: object) -> str:
     """JSON in ASCII: metadata can carry nothing else."""
     return json.dumps(details)
+
+
+def add_limen_to_server(servicer: LimenServicer, server: grpc.Server) -> None:
+    """Register ``servicer.Query`` and ``servicer.Verdict``, which take messages as bytes."""
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {
+        "Query": grpc.unary_unary_rpc_method_handler(
+            servicer.Query, response_serializer=limen_pb2.QueryAnswer.SerializeToString
+        ),
+        "Verdict": grpc.unary_unary_rpc_method_handler(
+            servicer.Verdict, response_serializer=limen_pb2.VerdictAnswer.SerializeToString
+        ),
+    }),))
 
 
 def add_health_to_server(servicer: HealthServicer, server: grpc.Server) -> None:

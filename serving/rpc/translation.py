@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 import orjson
+from google.protobuf.message import DecodeError, Message
 
 from serving.access.admission import Head, request_id
+from serving.machine.haproxy import GRPC_TIMEOUT
 from serving.responses import RefusedError
 from serving.rpc import limen_pb2
+from serving.schema.bodies import MAX_QUERIES, MAX_VERDICTS
+
+Parsed = TypeVar("Parsed", bound=Message)
 
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED,
@@ -30,19 +36,45 @@ STATUSES = {
 """Of HTTP to gRPC; any other is ``INTERNAL``."""
 
 
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_MILLISECONDS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
+_LONGEST = 999_999_999  # milliseconds: more is as good as none
+
+
 def head_of(method: str, path: str, metadata: Mapping[str, str], length: int) -> Head:
     """The head of the request that a call with this ``metadata`` stands for."""
     return Head(
         method=method, path=path, authorization=metadata.get("authorization", ""),
-        timeout_ms=metadata.get("x-limen-timeout-ms", ""), content_length=length,
+        timeout_ms=_timeout_ms(metadata), content_length=length,
         request_id=request_id(metadata.get("x-request-id")),
     )
 
 
-def query_body(message: limen_pb2.QueryRequest) -> bytes:
-    """The body of ``POST /v1/query``; ``RefusedError`` for numbers that JSON has not."""
+def _timeout_ms(metadata: Mapping[str, str]) -> str:
+    """What the client says it waits, or the deadline of its call where that comes sooner.
+
+    The deadline is written as gRPC's protocol has it: up to 8 digits and a unit.
+    """
+    said = metadata.get("x-limen-timeout-ms", "")
+    native = _TIMEOUT.fullmatch(metadata.get(GRPC_TIMEOUT, ""))
+    if native is None:
+        return said
+    left = max(1, min(int(int(native[1]) * _MILLISECONDS[native[2]]), _LONGEST))
+    if not said:
+        return str(left)
+    # Anything else is refused for what it is.
+    return str(min(left, int(said))) if re.fullmatch("[0-9]{1,18}", said) else said
+
+
+def query_body(data: bytes) -> bytes:
+    """The body of ``POST /v1/query`` that the bytes of a ``QueryRequest`` stand for.
+
+    ``RefusedError`` for other bytes, and for numbers that JSON has not.
+    """
+    message = _parsed(limen_pb2.QueryRequest(), data)
+    queries = message.queries[: MAX_QUERIES + 1]  # one too many is refused like a million
     body: dict[str, Any] = {
-        "queries": [_query(query, index) for index, query in enumerate(message.queries)],
+        "queries": [_query(query, index) for index, query in enumerate(queries)],
         "with": ["metadata"] if message.with_metadata else [], "exact": message.exact,
         **{name: getattr(message, name) for name in ("limit", "cursor", "threshold")
            if message.HasField(name)},
@@ -51,6 +83,15 @@ def query_body(message: limen_pb2.QueryRequest) -> bytes:
         raise RefusedError(400, "invalid_request", "threshold: expected a finite number",
                            details={"field": "threshold"})
     return orjson.dumps(body)
+
+
+def _parsed(message: Parsed, data: bytes) -> Parsed:
+    try:
+        message.MergeFromString(data)
+    except DecodeError:
+        raise RefusedError(400, "invalid_request",
+                           f"not the bytes of a {message.DESCRIPTOR.full_name}") from None
+    return message
 
 
 def _query(query: limen_pb2.QueryInput, index: int) -> dict[str, Any]:
@@ -73,7 +114,8 @@ def _coordinates(data: bytes, index: int) -> list[float]:
     elif not np.isfinite(row := np.frombuffer(data, "<f4")).all():
         wrong = "not finite; expected finite float32 numbers"
     else:
-        return [float(coordinate) for coordinate in row]
+        coordinates: list[float] = row.tolist()
+        return coordinates
     raise RefusedError(422, "invalid_query", f"queries.{index}.vector: {wrong}",
                        details={"index": index, "field": "vector"})
 
@@ -106,12 +148,13 @@ def _match(match: Mapping[str, Any]) -> limen_pb2.Match:
                            metadata_json=metadata)
 
 
-def verdict_body(message: limen_pb2.VerdictRequest) -> bytes:
-    """The body of ``POST /v1/verdicts``."""
+def verdict_body(data: bytes) -> bytes:
+    """The body of ``POST /v1/verdicts`` that the bytes of a ``VerdictRequest`` stand for."""
+    message = _parsed(limen_pb2.VerdictRequest(), data)
     return orjson.dumps({"verdicts": [
         {"query_id": verdict.query_id, "item_id": verdict.item_id, "is_match": verdict.is_match,
          **({"draw_id": verdict.draw_id} if verdict.HasField("draw_id") else {})}
-        for verdict in message.verdicts
+        for verdict in message.verdicts[: MAX_VERDICTS + 1]
     ]})
 
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_BODY_BYTES = 16 * 2**20
 MAX_QUERIES = 256
 MAX_LIMIT = 1000
+MAX_DESCRIBED = 10_000
+"""Matches with metadata in one answer, ``limit`` times queries: an answer has to fit in memory."""
 MAX_VERDICTS = 1000
 MAX_BUDGET = 1000
 
@@ -82,6 +84,13 @@ class QueryRequest(_Strict):
     def _one_query_a_page(self) -> QueryRequest:
         if self.cursor is not None and len(self.queries) != 1:
             raise ValueError("a request with a cursor has exactly one query")
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_much_to_describe(self) -> QueryRequest:
+        if self.with_ and self.limit * len(self.queries) > MAX_DESCRIBED:
+            raise ValueError(f"metadata of at most {MAX_DESCRIBED} matches a request, limit times "
+                             "queries; send fewer queries or a smaller limit")
         return self
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serving.schema.bodies import Content
 
 MAX_ITEMS = 256
+MAX_METADATA = 8000
+"""Characters of an item's metadata, names and values: every replica holds it in memory."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 _Value = (
@@ -29,8 +31,16 @@ class Item(Content):
         None, description="Its class, where known; only later calibrations look at it."
     )
     metadata: Annotated[dict[_Name, _Value], Field(max_length=64)] | None = Field(
-        None, description="Returned with a match."
+        None, description=f"Returned with a match; at most {MAX_METADATA} characters in all."
     )
+
+    @field_validator("metadata")
+    @classmethod
+    def _not_too_long(cls, metadata: dict[str, object] | None) -> dict[str, object] | None:
+        length = sum(len(name) + len(str(value)) for name, value in (metadata or {}).items())
+        if length > MAX_METADATA:
+            raise ValueError(f"{length} characters; expected at most {MAX_METADATA}")
+        return metadata
 
 
 class ItemsRequest(_Strict):

@@ -15,7 +15,7 @@ import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.statistics.intervals import Interval
-from serving.watching.drift import CustomerGauges, Snapshot
+from serving.watching.drift import OTHER, CustomerGauges, Snapshot
 from serving.watching.metrics import DriftCollector
 from serving.watching.metrics_replicas import ReplicasCollector
 from serving.watching.recall_gauges import RecallCollector
@@ -64,8 +64,9 @@ class Gauges:
         now = self._snapshot()
         common = {"release": now.release, "threshold": float(now.threshold)}
         if customer is not None:
-            own = [_drift(entry) for entry in now.customers if entry.customer == customer]
-            volume = [_fields(entry) for entry in now.volumes if entry.customer == customer]
+            mine = set() if customer == OTHER else {customer}  # whoever is called so is not all
+            own = [_drift(entry) for entry in now.customers if entry.customer in mine]
+            volume = [_fields(entry) for entry in now.volumes if entry.customer in mine]
             body = {**common, "customer": customer, "drift": own[0] if own else None,
                     "recorded": volume[0] if volume else None}
         else:

@@ -42,10 +42,10 @@ class MonitorLink(Protocol):
     """The one monitor, wherever it runs."""
 
     async def metrics(self) -> bytes:
-        """The gauges in Prometheus's text format."""
+        """The gauges in Prometheus's text format; ``ConnectionError`` where it is away."""
 
     async def consistency(self, customer: str | None) -> bytes:
-        """Drift as JSON, of one customer or (None) of all."""
+        """Drift as JSON, of one customer or (None) of all; raises as ``metrics`` does."""
 
     async def report(self, report: Report) -> None:
         """Tell it what a replica is and counted."""

@@ -45,6 +45,7 @@ class Administration:
         self._monitor = monitor
         self._trail = trail
         self._one_at_a_time = asyncio.Lock()
+        self._moving: set[asyncio.Task[Response]] = set()
 
     async def answer(self, call: Call, body: bytes) -> Response:
         """Do what an admitted ``call`` of ``OPERATIONS`` asks.
@@ -62,11 +63,17 @@ class Administration:
                 409, "no_alias", "this server serves one release for good; start it on an alias, "
                 "such as `limen serve production`, to move it",
             )
+        moving = asyncio.create_task(self._moved(call, self._alias, name))
+        self._moving.add(moving)  # the loop itself forgets tasks
+        moving.add_done_callback(self._moving.discard)
+        return await asyncio.shield(moving)  # whoever asked may leave: a move is never left half
+
+    async def _moved(self, call: Call, alias: str, name: str | None) -> Response:
         async with self._one_at_a_time:
-            before, release = await asyncio.to_thread(self._move, call, self._alias, name)
-            live = await self._followed(call, self._alias, before, release)
+            before, release = await asyncio.to_thread(self._move, call, alias, name)
+            live = await self._followed(call, alias, before, release)
         return json_response(MovedAnswer(
-            alias=self._alias, release=release[:ID_LENGTH], replicas=len(live),
+            alias=alias, release=release[:ID_LENGTH], replicas=len(live),
             swapped=sum(standing.release == release for standing in live),
             request_id=call.head.request_id,
         ).model_dump())

@@ -3,6 +3,11 @@
 One bad item refuses the request, and nothing is written before all can be embedded: what is
 acknowledged can be shown. A request with an ``Idempotency-Key`` can be sent again: it gets the
 same answer, and nothing happens twice.
+
+Every replica holds the items that are in no release yet in memory, looks at all of them in each
+search of their customer, and embeds them anew at its start. So there is a cap on those of one
+customer. Whoever reached it can still replace and delete; what other replicas accept at the same
+moment may go past it, by a request each.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.item_log.changes import Accepted, Content, KeyReusedError, NewItem, RequestKey
 from pipeline.item_log.content import ContentError
+from pipeline.item_log.overlay import Overlay
 from serving.access.admission import ITEMS, Call
 from serving.answers.live_items import LiveItems
 from serving.answers.queries import MAX_TEXT
@@ -41,9 +47,10 @@ def put_items(live: LiveItems, customer: str, call: Call, body: bytes, at: float
     call.spend(len(request.items))
     repeatable = _request_key(call, body)
     try:
-        accepted = None if repeatable is None else live.log.answered(customer, repeatable)
+        accepted = None if repeatable is None else live.log.answered(customer, repeatable, at)
         if accepted is None:
-            live.latest(customer)  # refuses what could be kept and not be shown
+            overlay = live.latest(customer)  # refuses what could be kept and not be shown
+            _require_room(overlay, request.items, live.most)
             items, vectors = _embedded(request.items, live, call.deadline)
             accepted = live.log.put(customer, items, at, repeatable)
             live.keep_ready(customer, accepted.own_number, vectors)
@@ -57,7 +64,8 @@ def delete_item(live: LiveItems, customer: str, call: Call, at: float) -> Respon
     live.latest(customer)
     try:
         item_id = unquote_to_bytes(call.head.path.removeprefix(f"{ITEMS}/")).decode()
-        accepted = live.log.delete(
+        # No item's id has a null character, and PostgreSQL would not even look for one.
+        accepted = None if "\0" in item_id else live.log.delete(
             customer, item_id, at, in_gallery=live.is_in_gallery(customer, item_id),
             request=_request_key(call, b""),
         )
@@ -91,6 +99,19 @@ def _request_key(call: Call, body: bytes) -> RequestKey | None:
 
 def _reused(error: KeyReusedError) -> RefusedError:
     return RefusedError(409, "idempotency_key_reused", str(error))
+
+
+def _require_room(overlay: Overlay, items: Sequence[Item], most: int) -> None:
+    """``RefusedError`` 409 where the customer's items online would become more than ``most``."""
+    there = int(overlay.places.size)
+    new = sum(not overlay.adds(item.item_id) for item in items)
+    if new and there + new > most:
+        raise RefusedError(
+            409, "too_many_online_items", f"{there} items put online are in no release yet, and "
+            f"{new} more would pass the {most} that this server allows a customer; it folds them "
+            "into its next release with `limen reindex ALIAS ITEMS --changes URL`, then send "
+            "these again", details={"there": there, "most": most},
+        )
 
 
 def _embedded(

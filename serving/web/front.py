@@ -54,6 +54,8 @@ class Bounds:
     """Requests admitted at the same time."""
     waiting_of_one: int = 48
     """Of these, requests of one customer."""
+    waiting_first: int = 32
+    """Past these, requests of customers with no other: few could take all the places."""
     seconds: float = 30.0
     """From admission to answer; a client may ask for less."""
     body_seconds: float = 10.0
@@ -105,29 +107,24 @@ class Front:
                       time.monotonic() - started)
         return response
 
+    def close(self) -> None:
+        """Tell of what was refused and is not in the trail yet."""
+        self._refusals.write()
+
     async def _in_time(
         self, call: Call, read_body: Callable[[], Awaitable[bytes]]
     ) -> Response:
         seconds = _seconds(call.head.timeout_ms, self._bounds.seconds)
-        timed = replace(call, deadline=time.monotonic() + seconds)
-        task = asyncio.ensure_future(self._answer(timed, read_body))
+        spend = partial(self._quotas.spend, call.key.customer) if call.key else call.spend
+        timed = replace(call, deadline=time.monotonic() + seconds, spend=spend)
+        limit = asyncio.timeout(seconds)
         try:
-            done, _ = await asyncio.wait({task}, timeout=seconds)
-        finally:
-            task.cancel()  # late, or the client left: what has not begun never will
-        if not done:
-            raise _late()
-        error = task.exception()
-        if error is None or isinstance(error, RefusedError):
-            return task.result()
-        if isinstance(error, RecordsUnavailableError):
-            raise RefusedError(503, "records_unavailable", str(error), retry_after=2)
-        if isinstance(error, TrailError):
-            _log.error("%s", error)  # it names a path, which is no client's business
-            raise RefusedError(503, "trail_unavailable", "what must be audited cannot be now",
-                               retry_after=2)
-        _log.error("request failed", exc_info=error)
-        raise RefusedError(500, "internal_error", "a fault of the server; its log has the details")
+            async with limit:  # late, or the client left: what has not begun never will
+                return await self._answer(timed, read_body)
+        except RefusedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told and answered
+            raise (_late() if limit.expired() else _trouble(error)) from None
 
     async def _answer(self, call: Call, read_body: Callable[[], Awaitable[bytes]]) -> Response:
         if call.operation == "metrics":
@@ -150,9 +147,8 @@ class Front:
         def work() -> Response:
             if time.monotonic() > call.deadline:
                 raise _late()
-            return self._api.answer(paying, body)
+            return self._api.answer(call, body)
 
-        paying = replace(call, spend=partial(self._quotas.spend, customer))
         return await asyncio.wrap_future(self._threads.submit(customer, work))
 
     async def _ready(self, call: Call) -> Response:
@@ -191,7 +187,8 @@ class Front:
             )
         wait = self._threads.expected_wait(who)
         patience = _seconds(head.timeout_ms, self._bounds.patience)
-        if self._waiting.total() >= self._bounds.waiting or wait > patience:
+        first = 0 if self._waiting[who] else self._bounds.waiting_first
+        if self._waiting.total() >= self._bounds.waiting + first or wait > patience:
             raise RefusedError(
                 503, "busy", "too many requests are waiting; try again",
                 retry_after=max(1, math.ceil(wait - self._bounds.patience)),
@@ -209,6 +206,23 @@ def _seconds(timeout_ms: str, most: float) -> float:
             details={"field": "X-Limen-Timeout-Ms"},
         )
     return min(int(timeout_ms) / 1000, most)
+
+
+def _trouble(error: Exception) -> RefusedError:
+    """What a client is told of what went wrong in here; the log has the rest."""
+    if isinstance(error, RecordsUnavailableError):
+        _log.error("%s", error)  # it names hosts and paths
+        return RefusedError(503, "records_unavailable", "the records do not answer now",
+                            retry_after=2)
+    if isinstance(error, TrailError):
+        _log.error("%s", error)  # it names a path, which is no client's business
+        return RefusedError(503, "trail_unavailable", "what must be audited cannot be now",
+                            retry_after=2)
+    if isinstance(error, ConnectionError):
+        return RefusedError(503, "monitor_unavailable", "the monitor is starting again",
+                            retry_after=2)
+    _log.error("request failed", exc_info=error)
+    return RefusedError(500, "internal_error", "a fault of the server; its log has the details")
 
 
 def _late() -> RefusedError:

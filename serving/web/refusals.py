@@ -115,6 +115,12 @@ REFUSALS = {
         "items.0.item_id: a shared item has this id, which customers cannot change; choose "
         "another id", {"index": 0},
     ),
+    "too_many_online_items": Refusal(
+        409, "more items of this customer online than the server allows, until it reindexes",
+        "50000 items put online are in no release yet, and 1 more would pass the 50000 that this "
+        "server allows a customer; it folds them into its next release with `limen reindex ALIAS "
+        "ITEMS --changes URL`, then send these again", {"there": 50000, "most": 50000},
+    ),
     "idempotency_key_reused": Refusal(
         409, "the Idempotency-Key came before with another request",
         "idempotency key 'a1' came before with another request; use a new key for each request, "
@@ -148,7 +154,10 @@ REFUSALS = {
         503, "too much is waiting; see Retry-After", "too many requests are waiting; try again"
     ),
     "records_unavailable": Refusal(
-        503, "the records do not answer; see Retry-After", "records: database is locked"
+        503, "the records do not answer; see Retry-After", "the records do not answer now"
+    ),
+    "monitor_unavailable": Refusal(
+        503, "the monitor is starting again; see Retry-After", "the monitor is starting again"
     ),
     "changes_unavailable": Refusal(
         503, "online changes cannot be read, which may hide a deletion; see Retry-After",
