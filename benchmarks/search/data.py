@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.lib.format import open_memmap
 
 from pipeline import distance
 from pipeline.data.items import Items
@@ -18,41 +19,53 @@ MATCHES = 16.0
 """Mean number of matches of a query, which sets the threshold."""
 QUERIES = 1000
 """That tune an engine, and as many others that score it."""
+_BLOCK = 65_536
 
 
-def world(items: int, dimension: int) -> Vectors:
-    """Unit rows in random order: classes of 20 around centres, 50 of them to a family."""
+def world(items: int, dimension: int, file: Path | None = None) -> Vectors:
+    """Unit rows in random order: classes of 20 around centres, 50 of them to a family.
+
+    In memory, or in a new ``file`` that is mapped.
+    """
     generator = np.random.default_rng(0)
     classes = -(-items // PER_CLASS)
     families = distance.unit(generator.standard_normal((max(1, classes // FAMILY), dimension)))
     noise = generator.standard_normal((classes, dimension)) / dimension**0.5
     centres = distance.unit(families[generator.integers(len(families), size=classes)] + 0.9 * noise)
+    del noise  # half a gigabyte for ten million items
     spread = generator.uniform(0.5, 1.1, classes).astype(np.float32)
     label = generator.permutation(np.repeat(np.arange(classes), PER_CLASS)[:items])
-    out = np.empty((items, dimension), np.float32)
-    for start in range(0, items, 65_536):
-        part = label[start : start + 65_536]
+    shape = items, dimension
+    out: Vectors = np.empty(shape, np.float32) if file is None else open_memmap(
+        file, "w+", np.float32, shape).view(np.ndarray)  # fmt: skip
+    for start in range(0, items, _BLOCK):
+        part = label[start : start + _BLOCK]
         scattered = generator.standard_normal((part.size, dimension), np.float32)
         scattered *= spread[part, None] / np.float32(dimension**0.5)
-        out[start : start + 65_536] = distance.unit(centres[part] + scattered)
+        out[start : start + _BLOCK] = distance.unit(centres[part] + scattered)
     return out
 
 
 def prepare(vectors: Vectors, folder: Path) -> None:
-    """Write the gallery, the queries, the threshold and the true matches of every query."""
-    queries, rows = vectors[: 2 * QUERIES], vectors[2 * QUERIES :]
-    gallery = in_order(rows)
-    gallery.write(folder)
-    np.save(folder / "queries.npy", queries)
-    sample = 1 - (queries[:100] @ gallery.vectors.T).ravel()
+    """Write the gallery, the queries, the threshold and the true matches of every query.
+
+    The first ``vectors`` ask, the others are the gallery.
+    """
+    asked = np.arange(2 * QUERIES)
+    in_order(vectors[asked.size :]).write(folder)
+    np.save(folder / "queries.npy", vectors[asked])
     place = int(MATCHES * 100)
-    threshold = np.float32(np.partition(sample, place)[place])
+    sample = np.empty(0, np.float32)
+    for start in range(asked.size, len(vectors), _BLOCK):
+        some = 1 - (vectors[:100] @ vectors[start : start + _BLOCK].T).ravel()
+        sample = np.concatenate([sample, some])
+        sample = np.partition(sample, min(place, sample.size - 1))[: place + 1]
+    threshold = sample.max()
     np.save(folder / "threshold.npy", threshold)
-    together = np.concatenate([gallery.vectors, queries])
-    asked = np.arange(len(gallery), len(together))
-    truth = true_matches(together, asked, float(threshold))
-    inside = truth.matches < len(gallery)
-    np.savez(folder / "truth.npz", owner=truth.owner[inside], rows=truth.matches[inside])
+    truth = true_matches(vectors, asked, float(threshold))
+    inside = truth.matches >= asked.size
+    np.savez(folder / "truth.npz", owner=truth.owner[inside],
+             rows=truth.matches[inside] - asked.size)  # fmt: skip
 
 
 def in_order(vectors: Vectors) -> Gallery:

@@ -1,0 +1,1 @@
+"""The threshold search against other engines' own: Qdrant, pgvector, Chroma, LanceDB."""

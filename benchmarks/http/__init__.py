@@ -1,0 +1,1 @@
+"""How many requests a second, end to end over HTTP: ``python -m benchmarks.http``."""
