@@ -61,6 +61,7 @@ test: $(STAMP)
 # Finished runs stand in docs/study/runs.jsonl and are not repeated. ARGS=--quick tries everything.
 study: $(STAMP)
 	$(BIN)/python -m benchmarks.study $(ARGS)
+	$(BIN)/python -m benchmarks.audit $(if $(filter --quick,$(ARGS)),--quick)
 
 # ARGS=--quick leaves out the count of 100,000 items.
 bench: $(STAMP)

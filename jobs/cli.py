@@ -23,6 +23,7 @@ VERBS = {
     "calibrate": ("jobs.calibrate:main", "Choose the threshold through the served path."),
     "evaluate": ("jobs.evaluate:main", "Measure how alike one threshold treats every group."),
     "compare": ("jobs.compare:main", "Which decisions flip from one release to the next."),
+    "audit": ("jobs.audit:app", "Measure many deciders with few labels."),
     "reindex": ("jobs.reindex:main", "A new gallery under the same encoder and threshold."),
     "releases": ("jobs.releases:app", "List, verify, promote and roll back releases."),
     "serve": ("serving.commands.serve:main", "Serve a release over HTTP."),
