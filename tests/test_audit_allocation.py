@@ -126,3 +126,9 @@ def test_margins_and_budgets_that_cannot_be_are_refused():
 def test_the_names_of_the_world_are_its_sets():
     cells, _ = voting_world(np.random.default_rng(0), 0.5, 100, (0.9, 0.6)).cells()
     assert cells.sets == NAMES
+
+
+def test_a_stratum_has_two_labels_however_wide_the_margin():
+    cells, _ = voting_world(np.random.default_rng(0), 0.5, 100, (0.9, 0.6)).cells()
+    found = for_margin(cells, precisions(cells), 0.9)
+    assert found.labels.min() == 2

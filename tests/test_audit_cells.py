@@ -126,3 +126,10 @@ def test_what_cannot_be_is_said_in_one_line(make, message):
     with pytest.raises(AuditError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_sets_that_a_cell_lacks_count_as_much_as_those_it_has():
+    rows = {(1, 1, 1): 50, (1, 1, 0): 40, (1, 0, 0): 3}
+    columns = np.repeat(np.array(list(rows), bool).T, list(rows.values()), axis=1)
+    cells, _ = cells_of("abc", list(columns))
+    assert sorted(strata_of(cells, 10).size.tolist()) == [43, 50]

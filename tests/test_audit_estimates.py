@@ -84,8 +84,9 @@ def simulated(world, allocation, cells, cell, draws, *, score=None, with_scores=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlap", [0.3, 0.6, 0.9])
-@pytest.mark.parametrize("shares", [(0.95, 0.6), (0.5, 0.5), (0.98, 0.9)])
+@pytest.mark.parametrize(("overlap", "shares"), [
+    (0.3, (0.95, 0.6)), (0.6, (0.5, 0.5)), (0.9, (0.98, 0.9)),
+])
 def test_estimates_are_unbiased_and_their_intervals_cover(overlap, shares):
     world = voting_world(np.random.default_rng(11), overlap, 3000, shares)
     cells, cell = world.cells()
@@ -110,12 +111,12 @@ def test_scores_help_where_they_know_something_and_never_harm(quality):
                     0, 1)
     cells, cell = world.cells(score)
     allocation = for_margin(cells, everything(cells), 0.06)
-    plain = simulated(world, allocation, cells, cell, 1000)
-    leaned = simulated(world, allocation, cells, cell, 1000, score=score, with_scores=True)
+    plain = simulated(world, allocation, cells, cell, 500)
+    leaned = simulated(world, allocation, cells, cell, 500, score=score, with_scores=True)
     bias = np.abs(leaned[:, :, 0].mean(axis=0) - truths(world))
-    assert (bias < 4 * leaned[:, :, 0].std(axis=0) / np.sqrt(1000)).all()
+    assert (bias < 4 * leaned[:, :, 0].std(axis=0) / np.sqrt(500)).all()
     ratio = leaned[:, :, 0].var(axis=0) / plain[:, :, 0].var(axis=0)
-    assert (ratio < 1.03).all(), ratio
+    assert (ratio < 1.05).all(), ratio
     if quality == 1.0:
         assert (ratio < 0.45).all(), ratio
     covered = ((leaned[:, :, 1] <= truths(world)) & (truths(world) <= leaned[:, :, 2])).mean(axis=0)
@@ -144,7 +145,7 @@ def test_labels_of_an_earlier_audit_stay_of_use_and_unbiased():
     cells, cell = world.cells()
     allocation = for_margin(cells, everything(cells), 0.08)
     found, saved = [], []
-    for seed in range(1500):
+    for seed in range(800):
         numbers = of_rows(0, cell.size, seed)
         before = draw(first, earlier_cell, seed)
         drawer = Drawer(allocation, (before.number, before.inclusion))
@@ -195,6 +196,14 @@ def test_every_row_of_a_stratum_is_drawn_alike_often():
         times[drawn.row] += 1
     expected = (labels / strata.size)[strata.of_cell[cell]] * 3000
     assert (np.abs(times - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_whoever_stops_early_has_gone_equally_far_in_every_stratum():
+    world = voting_world(np.random.default_rng(0), 0.8, 1000, (0.9, 0.5))
+    cells, cell = world.cells()
+    drawn = draw(for_margin(cells, everything(cells), 0.05), cell, 3)
+    assert np.unique(drawn.inclusion).size > 1
+    assert (np.diff(drawn.number / drawn.inclusion) >= 0).all()
 
 
 def test_rows_nobody_could_tell_widen_the_interval():

@@ -84,6 +84,12 @@ def test_a_folder_of_parts_is_one_table(world, decisions, tmp_path):
     assert whole.rows["key"].to_pylist() == parts.rows["key"].to_pylist()
 
 
+def test_keys_of_several_columns_are_never_taken_for_one_another(tmp_path):
+    path = table_of(tmp_path, a=[True, True], query=["x", "xy"], item=["yz", "z"])
+    made = plan(Decisions(path=path, sets=("a",), key=("query", "item")), Wish(budget=2), 1)
+    assert len(set(made.rows["key"].to_pylist())) == 2
+
+
 def test_every_set_is_divided_by_customer(world, tmp_path):
     customer = np.where(np.arange(world.match.size) % 3 == 0, "acme", "bolt")
     path = written(tmp_path / "d.parquet", world, customer=pa.array(customer))

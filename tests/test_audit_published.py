@@ -87,3 +87,11 @@ def test_sets_and_sizes_that_cannot_be_are_refused():
         sequential([match], match, [0], rng)
     disjoint = [np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool)]
     assert sequential(disjoint, match, [2, 2], rng).precision.tolist() == [1.0, 1.0]
+
+
+def test_a_cell_without_any_label_gets_one():
+    rows = np.arange(60)
+    sets = [rows < 40, rows >= 20, rows % 2 == 0, rows % 3 == 0]
+    for seed in range(20):
+        found = sequential(sets, rows % 5 == 0, [1, 1, 1, 1], np.random.default_rng(seed))
+        assert np.isfinite(found.precision).all()
