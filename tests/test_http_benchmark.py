@@ -61,7 +61,7 @@ def server() -> Iterator[Server]:
 def test_what_is_counted_is_what_the_server_answered_by_status(
     server: Server, connections: int
 ) -> None:
-    load = drive(server.server_port, REQUESTS, connections, seconds=0.2)
+    load = drive(server.server_port, REQUESTS, connections, seconds=1.0)
     answered = [status for _, status in server.said]
     assert len(load.latencies) == answered.count(200) > 0
     assert dict(load.failures) == {503: answered.count(503)}

@@ -69,6 +69,7 @@ def test_all_rows_on_a_device_and_the_emulation_find_every_match(trial):
     assert trial.share(theirs(trial), scored=True) > 0.999
 
 
+@pytest.mark.slow
 def test_growth_is_measured_and_drawn(tmp_path):
     sizes = [measured(tmp_path / str(size), size) for size in (500, 1000)]
     assert [one["items"] for one in sizes] == [500, 1000]

@@ -1,6 +1,6 @@
 """What a growing gallery costs: queries a second, seconds to build, memory; plotted.
 
-    .venv/bin/python -m benchmarks.search.growth --folder F     # 10 k to 10 M: 20 minutes, 15 GB
+    .venv/bin/python -m benchmarks.search.growth --folder F     # 10 k to 10 M: an hour, 15 GB
     .venv/bin/python -m benchmarks.search.growth --folder F --sizes 10000,100000 --plot growth.svg
 
 Limen alone, an index of kind ``ivf``: one byte a coordinate in lists, exact distances from the

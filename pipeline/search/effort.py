@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import distance
 from pipeline.distance import Vectors
-from pipeline.search.lists import Lists
+from pipeline.search.lists import Lists, part
 from pipeline.statistics.intervals import clustered_rate
 
 HELD_OUT = 1024
@@ -25,6 +25,9 @@ HELD_OUT = 1024
 _PAIRS_ACCEPTED = 1e-3  # share of pairs whose distance is the horizon, where none is given
 _SAMPLED = 50_000  # rows are enough to see it; no fewer, and less than twice as many
 _BLOCK = 8192
+_WORTH_DIVIDING = 0.05  # of its lists probed by a query: past it, more and shorter lists are tried
+_FINER = 4  # times as many lists
+_SHORTEST = 32  # rows of a list in the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,44 @@ class Share:
     """Its 95 % interval over held-out queries; 0 and 1 where there was no match to measure on."""
     horizon: float
     """The distance up to which a pair was a match in this measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """Rows in lists, and which of them a query has to probe."""
+
+    lists: Lists
+    assigned: NDArray[np.int64]
+    """(m,) the list of each row."""
+    nearness: float
+    probes: float
+    """Mean number of lists that a query probes."""
+    share: Share
+
+    @property
+    def looked_at(self) -> float:
+        """Centroids and rows that a query is compared with."""
+        return self.lists.count + self.probes / self.lists.count * self.assigned.size
+
+
+def calibrated_lists(
+    truth: Truth, vectors: Vectors, rows: NDArray[np.int64], largest_norm: float, few: int,
+    target: float,
+) -> Calibrated:
+    """As ``few`` lists as find the ``target`` share by a look at some of them.
+
+    Four times as many where that takes less to look at: rows in more clusters than there are
+    lists share theirs with what is not near them. ``rows``: those to cluster on.
+    """
+    tried = []
+    for count in (few, _FINER * few):
+        lists, assigned = part(vectors, count, rows, largest_norm)
+        effort = least_nearness(truth, vectors, lists, assigned, target)
+        tried.append(Calibrated(lists, assigned, *effort))
+        coarse = tried[0].probes > _WORTH_DIVIDING * few
+        if not coarse or _FINER * few * _SHORTEST > len(vectors):
+            break
+    return min(tried, key=lambda one: one.looked_at)
 
 
 def true_matches(vectors: Vectors, held_out: NDArray[np.int64], horizon: float | None) -> Truth:

@@ -21,9 +21,9 @@ from pipeline.config import IndexConfig
 from pipeline.distance import Vectors, lengths
 from pipeline.durable import write_durably
 from pipeline.search.codes import Codes, Rows, encode
-from pipeline.search.effort import HELD_OUT, Truth, least_nearness, true_matches
+from pipeline.search.effort import HELD_OUT, Truth, calibrated_lists, true_matches
 from pipeline.search.gallery import Gallery
-from pipeline.search.lists import SEED, Lists, assign, cluster, list_angles
+from pipeline.search.lists import SEED, Lists, part
 from pipeline.search.segments import (
     DeviceSegment,
     ListSegment,
@@ -139,22 +139,18 @@ def _write_segment(
     truth = true_matches(vectors, held_out, horizon)
     if kind == "hnsw":
         return _write_proposed(vectors, facts, stem, truth, (config.match_recall, threads), None)
-    count = min(int(_LISTS * size**0.5), size // 4)
-    centroids = cluster(vectors, count, used)
-    assigned = assign(vectors, centroids)
-    lists = Lists(
-        np.ascontiguousarray(centroids.T), list_angles(vectors, centroids, assigned), norm
-    )
+    few = min(int(_LISTS * size**0.5), size // 4)
     if kind == "rabitq":
         goal = config.match_recall, threads
-        return _write_proposed(vectors, facts, stem, truth, goal, (lists, assigned))
-    nearness, probes, share = least_nearness(
-        truth, vectors, lists, assigned, config.match_recall
-    )
-    if config.kind == "auto" and probes > WORTH_PROBING * count:
+        parted = part(vectors, few, used, norm)
+        return _write_proposed(vectors, facts, stem, truth, goal, parted)
+    found = calibrated_lists(truth, vectors, used, norm, few, config.match_recall)
+    count = found.lists.count
+    if config.kind == "auto" and found.probes > WORTH_PROBING * count:
         return _write_flat(vectors, replace(facts, kind="flat"), stem)
-    _write_lists(vectors, lists, assigned, stem)
-    return replace(facts, lists=count, nearness=nearness, probes=probes, **asdict(share))
+    _write_lists(vectors, found.lists, found.assigned, stem)
+    return replace(facts, lists=count, nearness=found.nearness, probes=found.probes,
+                   **asdict(found.share))
 
 
 def _write_flat(vectors: Vectors, facts: SegmentFacts, stem: Path) -> SegmentFacts:

@@ -79,6 +79,16 @@ class Lists:
         return np.flatnonzero(out).astype(np.int32)
 
 
+def part(
+    vectors: Vectors, count: int, rows: NDArray[np.int64], largest_norm: float
+) -> tuple[Lists, NDArray[np.int64]]:
+    """``count`` lists, clustered on ``rows``, and (m,) the list of each of the ``vectors``."""
+    centroids = cluster(vectors, count, rows)
+    assigned = assign(vectors, centroids)
+    angles = list_angles(vectors, centroids, assigned)
+    return Lists(np.ascontiguousarray(centroids.T), angles, largest_norm), assigned
+
+
 def list_angles(
     vectors: Vectors, centroids: Vectors, assigned: NDArray[np.int64]
 ) -> NDArray[np.float64]:
