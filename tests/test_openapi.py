@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from serving.machine import haproxy
 from serving.responses import RefusedError
 from serving.web.docs_page import docs_page
 from serving.web.openapi import openapi_document
@@ -80,6 +81,9 @@ def codes_in_the_source():
             named = isinstance(node, ast.Call) and getattr(node.func, "id", "")
             if named == RefusedError.__name__:
                 yield tuple(ast.literal_eval(argument) for argument in node.args[:2])
+    for answer in (haproxy.refusal(), haproxy.flooding(), haproxy.malformed()):
+        head, _, body = answer.partition(b"\r\n\r\n")
+        yield int(head.split()[1]), json.loads(body)["error"]["code"]
 
 
 def test_every_refusal_is_declared_with_its_status_and_no_other():

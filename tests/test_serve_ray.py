@@ -34,6 +34,7 @@ from tests.served import (
 )
 from tests.serving_release import CUSTOMERS, THRESHOLD
 from tests.swapping import promotions_under_load
+from tests.wire import play
 from tests.writers import Writer, check
 
 pytestmark = pytest.mark.ray
@@ -84,6 +85,11 @@ def test_answers_over_http_are_those_of_brute_force(server):
         )
         matches = server.query(row)["results"][0]["matches"]
         assert [(m["distance"], m["item_id"]) for m in matches] == expected
+
+
+def test_hostile_requests_over_a_socket_are_answered_soundly_and_tell_nothing(server):
+    statuses, _ = play(server, seed=9, count=500)
+    assert {200, 400, 401, 404, 405} <= set(statuses)
 
 
 def test_releases_are_promoted_and_rolled_back_under_load_without_a_failed_request(server):

@@ -1,17 +1,28 @@
-"""A request over a socket of its own, byte by byte, and the one answer that comes back."""
+"""Hostile requests to a running server, each over a socket of its own, byte by byte."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import socket
+from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+from serving.access.keys import SCOPES, add_key
 from tests.asgi_world import Told
-from tests.hostile_requests import Hostile
+from tests.hostile_requests import Hostile, Judge, hostile_requests
+from tests.served import Server
 
 HANGING = 40
 """Seconds after which a request that is still unanswered is held, not worked on."""
+
+_NO_HTTP = (400, b"<html><body><h1>400 Bad request</h1>\nYour browser sent an invalid request.\n"
+                 b"</body></html>\n")
+"""What HAProxy says to bytes that it takes for no request."""
+_CUSTOMER = "stranger"
+"""Owns nothing: every item but the shared ones is another's."""
 
 
 class UnansweredError(Exception):
@@ -52,3 +63,28 @@ def send(address: tuple[str, int], request: Hostile) -> Told:
 
 def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers}
+
+
+def play(server: Server, seed: int, count: int) -> tuple[Counter[int], int]:
+    """Send ``count`` requests and judge the answers: by status, and what HAProxy took for no HTTP.
+    """
+    world = server.world
+    key = add_key(server.folder / "keys.json", _CUSTOMER, SCOPES)
+    row = world.vectors[0].tolist()
+    first = server.client.post(
+        "/v1/query", json={"queries": [{"embedding": row}], "limit": 1},
+        headers={"Authorization": f"Bearer {key}"},
+    ).json()
+    requests = list(hostile_requests(
+        seed, count, key=key, row=row, cursor=first["results"][0]["next_cursor"],
+        image=world.items.content[3],
+    ))
+    judge, no_http = Judge(world, _CUSTOMER, [key, server.key]), 0
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(partial(send, ("127.0.0.1", server.port)), requests)
+        for request, told in zip(requests, answers, strict=True):
+            if (told.status, told.body) == _NO_HTTP:
+                no_http += 1
+            else:
+                judge.judge(request, told)
+    return judge.statuses, no_http

@@ -4,8 +4,10 @@ Ray starts the program that ``RAY_SERVE_HAPROXY_BINARY_PATH`` names with ``-f CO
 file is that program: it mends the configuration, then becomes HAProxy, under the same process id.
 
 - Where no replica answers, HAProxy refuses in JSON like ours, with 503 and ``Retry-After``: Ray
-  has it say a plain 500, and 404 until it has heard of the first replica. (What is no HTTP at all
-  gets HAProxy's built-in 400: that one cannot be changed.)
+  has it say a plain 500, and 404 until it has heard of the first replica.
+- What uvicorn takes for no HTTP, such as a method that it does not know, is refused in JSON too,
+  and so is a path that does not begin with a slash.
+  (What HAProxy takes for none gets its built-in 400: that one cannot be changed.)
 - What only this machine should see is bound to loopback: statistics and metrics.
 - A head that does not come in ``HEAD_SECONDS`` ends its connection: there are only so many.
 - A request's id that Limen would not take is left out: Ray repeats any, and breaks on some.
@@ -38,18 +40,24 @@ HEAD_SECONDS = 5
 GRPC_TIMEOUT = "x-limen-grpc-timeout"
 """Metadata with what the client sent as ``grpc-timeout``, which gRPC keeps to itself."""
 
-_UNAVAILABLE, _FLOODING = "unavailable.http", "flooding.http"
+_UNAVAILABLE, _FLOODING, _MALFORMED = "unavailable.http", "flooding.http", "malformed.http"
 _TABLE = "limen_refused"
-_ONCE = "{{ req.fhdr_cnt(x-request-id) eq 1 }}"  # the braces are doubled for ``format``
-_NAMED = f"{_ONCE} {{{{ req.fhdr(x-request-id) -m reg ^[!-~]{{{{1,128}}}}$ }}}}"
+_FOLDER = "@FOLDER@"  # stands for where the refusals lie
+_ONCE = "{ req.fhdr_cnt(x-request-id) eq 1 }"
+_NAMED = f"{_ONCE} {{ req.fhdr(x-request-id) -m reg ^[!-~]{{1,128}}$ }}"
+_AGAIN = f"{{ sc_gpc0_rate(0,{_TABLE}) ge {OFTEN} }}"
+_PLAIN = "{ res.hdr(content-type) -m beg text/plain }"
 _REPEATED = f"""    timeout http-request {HEAD_SECONDS}s
+    http-request return status 400 errorfile {_FOLDER}/{_MALFORMED} unless {{ path_beg / }}
     http-request del-header x-request-id unless {_NAMED}
     http-request track-sc0 req.hdr(authorization),sha1 table {_TABLE}
-    http-request return status 429 errorfile {{}} if {{{{ sc_gpc0_rate(0,{_TABLE}) ge {OFTEN} }}}}
-    http-response sc-inc-gpc0(0) if {{{{ status 401 429 }}}}
+    http-request return status 429 errorfile {_FOLDER}/{_FLOODING} if {_AGAIN}
+    http-response sc-inc-gpc0(0) if {{ status 401 429 }}
+    http-response return status 400 errorfile {_FOLDER}/{_MALFORMED} if {{ status 400 }} {_PLAIN}
 """
 _SLOW_DOWN = f"refused {OFTEN} times within a second; wait before you try again"
 _NOBODY = "no replica answers at the moment; try again"
+_SOON = "Retry-After: 1\r\n"
 _TIMED = "{ req.hdr(grpc-timeout) -m found }"
 _STATED = "{ res.hdr(grpc-status) -m found }"  # by HAProxy itself: it gives these no type
 _GRPC_RETURN = ("    http-request return status 200 hdr grpc-status {} hdr grpc-message \"{}\" "
@@ -57,7 +65,7 @@ _GRPC_RETURN = ("    http-request return status 200 hdr grpc-status {} hdr grpc-
 _GRPC_REPEATED = f"""    timeout http-request {HEAD_SECONDS}s
     http-request set-header {GRPC_TIMEOUT} %[req.hdr(grpc-timeout)] if {_TIMED}
     http-request track-sc0 req.hdr(authorization),sha1 table {_TABLE}
-{_GRPC_RETURN.format(8, _SLOW_DOWN, "rate_limited")} if {{ sc_gpc0_rate(0,{_TABLE}) ge {OFTEN} }}
+{_GRPC_RETURN.format(8, _SLOW_DOWN, "rate_limited")} if {_AGAIN}
     http-response wait-for-body time 10s at-least 6
     http-response sc-inc-gpc0(0) if {{ res.body_len le 5 }}
     http-after-response set-header content-type application/grpc if {_STATED}
@@ -69,21 +77,26 @@ _REMEMBERED = f"""backend {_TABLE}
 
 def refusal() -> bytes:
     """The whole HTTP answer where no replica answers."""
-    return _answer("503 Service Unavailable", "unavailable", _NOBODY)
+    return _answer("503 Service Unavailable", "unavailable", _NOBODY, _SOON)
 
 
 def flooding() -> bytes:
     """The whole HTTP answer to a key that was refused again and again."""
-    return _answer("429 Too Many Requests", "rate_limited", _SLOW_DOWN)
+    return _answer("429 Too Many Requests", "rate_limited", _SLOW_DOWN, _SOON)
 
 
-def _answer(status: str, code: str, message: str) -> bytes:
+def malformed() -> bytes:
+    """The whole HTTP answer to what a replica's web server takes for no request."""
+    return _answer("400 Bad Request", "invalid_request", "this is no valid HTTP request")
+
+
+def _answer(status: str, code: str, message: str, headers: str = "") -> bytes:
     body = json.dumps({
         "error": {"code": code, "message": message, "details": {}},
         "request_id": "",  # one answer for all requests: nobody here knows which
     }).encode()
     head = (f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
-            f"Retry-After: 1\r\nContent-Length: {len(body)}\r\n\r\n")
+            f"{headers}Content-Length: {len(body)}\r\n\r\n")
     return head.encode() + body
 
 
@@ -92,7 +105,7 @@ def mended(configuration: str, folder: Path) -> str:
 
     Mending what was mended changes nothing, and lines of other versions of Ray stay as they are.
     """
-    place = str(folder / _UNAVAILABLE)
+    unavailable = str(folder / _UNAVAILABLE)
     for pattern, text in (
         # Whatever the failure behind it, another try is the remedy.
         (r"^(\s*errorfile 50[234]) .*$", r"\1 {}"),
@@ -102,14 +115,15 @@ def mended(configuration: str, folder: Path) -> str:
         (r"^    http-request return .* hdr grpc-message \"Application metadata not set.*$",
          _GRPC_RETURN.format(14, _NOBODY, "unavailable")),
     ):
-        text = text.format(place.replace("\\", r"\\"))
+        text = text.format(unavailable.replace("\\", r"\\"))
         configuration = re.sub(pattern, text, configuration, flags=re.MULTILINE)
     if _TABLE in configuration:
         return configuration
-    rules = _REPEATED.format(str(folder / _FLOODING).replace("\\", r"\\"))
+    rules = _REPEATED.replace(_FOLDER, str(folder))
     for frontend, own in (("http_frontend", rules), ("grpc_frontend", _GRPC_REPEATED)):
-        configuration = re.sub(rf"^(frontend {frontend}\n(?:    #.*\n)*    bind .*\n)",
-                               rf"\1{own}", configuration, flags=re.MULTILINE)
+        place = re.compile(rf"^frontend {frontend}\n(?:    #.*\n)*    bind .*\n", re.MULTILINE)
+        if head := place.search(configuration):
+            configuration = configuration[: head.end()] + own + configuration[head.end() :]
     return configuration.rstrip("\n") + "\n" + _REMEMBERED
 
 
@@ -126,7 +140,9 @@ def main() -> None:
     """Mend the configuration after ``-f`` and become HAProxy."""
     haproxy, *arguments = sys.argv[1:]
     path = Path(arguments[arguments.index("-f") + 1])
-    for name, answer in ((_UNAVAILABLE, refusal()), (_FLOODING, flooding())):
+    for name, answer in (
+        (_UNAVAILABLE, refusal()), (_FLOODING, flooding()), (_MALFORMED, malformed()),
+    ):
         (path.parent / name).write_bytes(answer)
     path.write_text(mended(path.read_text(encoding="utf-8"), path.parent), encoding="utf-8")
     os.execv(haproxy, [haproxy, *arguments])

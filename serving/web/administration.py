@@ -86,17 +86,17 @@ class Administration:
             try:
                 target = None if name is None else store.open(name).id
             except StoreError as error:
-                raise RefusedError(404, "unknown_release", str(error)) from None
+                raise RefusedError(404, "unknown_release", self._told(error)) from None
             self._tell(call, call.operation, alias=alias, before=before, release=target)
             if target is None:
                 return before, store.rollback(alias, expected=before)
             return before, store.promote(alias, target, expected=before)
         except AliasMovedError as error:
-            raise RefusedError(409, "alias_moved", str(error)) from None
+            raise RefusedError(409, "alias_moved", self._told(error)) from None
         except ReleaseError as error:
-            raise RefusedError(409, "release_refused", str(error)) from None
+            raise RefusedError(409, "release_refused", self._told(error)) from None
         except StoreError as error:
-            raise RefusedError(409, "alias_not_moved", str(error)) from None
+            raise RefusedError(409, "alias_not_moved", self._told(error)) from None
         except TrailError:
             raise
         except OSError as error:
@@ -116,7 +116,9 @@ class Administration:
         live = await self._until(settled)
         refusing = [standing for standing in live if _refuses(standing, release)]
         if refusing:
-            why = "; ".join({one.refusal.why for one in refusing if one.refusal is not None})
+            why = "; ".join({
+                self._told(one.refusal.why) for one in refusing if one.refusal is not None
+            })
             if before != release:
                 await asyncio.to_thread(self._undo, call, alias, before, release)
             await self._until(lambda live: not any(_refuses(one, release) for one in live))
@@ -136,7 +138,7 @@ class Administration:
         try:
             undo(alias, expected=release)
         except StoreError as error:
-            raise RefusedError(409, "alias_moved", str(error)) from None
+            raise RefusedError(409, "alias_moved", self._told(error)) from None
 
     async def _until(
         self, settled: Callable[[tuple[Standing, ...]], bool]
@@ -151,6 +153,10 @@ class Administration:
             if settled(live) or time.monotonic() >= deadline:
                 return live
             await asyncio.sleep(_GLANCE_SECONDS)
+
+    def _told(self, why: object) -> str:
+        """Where the store lies is nobody's business who may only move an alias of it."""
+        return str(why).replace(self._store.url, "store")
 
     def _tell(self, call: Call, event: str, **facts: str | None) -> None:
         key = call.key

@@ -25,7 +25,7 @@ BODY = (
 
 WAITED = (
     "invalid_request", "body_too_slow", "body_too_large", "too_many_requests", "rate_limited",
-    "busy", "deadline_exceeded", "internal_error",
+    "unavailable", "busy", "deadline_exceeded", "internal_error",
 )
 """Refusals of every operation that works."""
 

@@ -150,6 +150,10 @@ REFUSALS = {
     "internal_error": Refusal(
         500, "a fault of the server", "a fault of the server; its log has the details"
     ),
+    "unavailable": Refusal(
+        503, "no replica answers at the moment; see Retry-After",
+        "no replica answers at the moment; try again",
+    ),
     "busy": Refusal(
         503, "too much is waiting; see Retry-After", "too many requests are waiting; try again"
     ),
