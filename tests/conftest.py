@@ -53,3 +53,21 @@ def refused(monkeypatch, capsys):
         return lines[0]
 
     return call
+
+
+_ENDED = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_ENDED] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ray's threads sometimes outlive the interpreter and crash in it, when every test has ended
+    and is reported: the process ends without that."""
+    if "ray" in sys.modules and _ENDED in config.stash and not hasattr(config, "workerinput"):
+        sys.modules["ray"].shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_ENDED])
